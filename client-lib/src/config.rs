@@ -1,0 +1,244 @@
+//! The typed model of `[[destination]]` and `[spool]`: shared by the gateway and the C library.
+//! Rules: defaults and ranges live here and nowhere else; after `parse` everything is valid and typed.
+//! Errors: `ConfigError` with a byte span, so that the caller can say `file:line:column: what; remedy`.
+
+pub mod destination;
+pub mod endpoint;
+pub mod read;
+pub mod shape;
+pub mod shapes;
+pub mod units;
+
+pub use read::{ConfigError, position};
+
+use crate::keys::Protocol;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// `[spool]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpoolSettings {
+    /// Free bytes of the file system below which intake is refused. Default 1 GiB.
+    pub reserve: u64,
+    /// How long delivered content stays readable, space permitting. Default 7 d.
+    pub history: Duration,
+    /// Bytes of one segment; default 64 MiB, at most 1/16 of the file system.
+    pub segment_size: u64,
+    /// Bytes of memory for chunks in flight. Default 64 MiB.
+    pub buffers: u64,
+}
+
+impl Default for SpoolSettings {
+    fn default() -> Self {
+        Self { reserve: 1 << 30, history: Duration::from_secs(7 * 86_400), segment_size: 64 << 20, buffers: 64 << 20 }
+    }
+}
+
+/// `policy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Active-passive.
+    Failover,
+    /// Active-active, in turn.
+    RoundRobin,
+    /// Active-active, fewest outstanding.
+    LeastOutstanding,
+}
+
+/// `ordering`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordering {
+    /// One lane for all. Default for HL7.
+    Strict,
+    /// A lane per patient; messages that name none or several are barriers.
+    Patient,
+    /// A lane per study.
+    Study,
+    /// No order. Default for DICOM.
+    None,
+}
+
+/// `on_ae`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnAe {
+    /// Default.
+    DeadLetter,
+    /// Retry without end.
+    Retry,
+    /// Hold for an operator.
+    Hold,
+}
+
+/// Whether the lane goes on past an envelope that left it (`after_dead_letter`, `after_hold`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneRule {
+    /// It goes on.
+    Continue,
+    /// It stops until an operator decides.
+    Stop,
+}
+
+/// `ambiguous`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ambiguous {
+    /// Send again. Default.
+    Resend,
+    /// Hold, for peers that cannot tell duplicates.
+    Hold,
+}
+
+/// `calling_ae`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallingAe {
+    /// The sender's own.
+    Pass,
+    /// A fixed one. Default `EVERPOST`.
+    Fixed(String),
+}
+
+/// `health.probe`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// TCP connect. Default for HL7.
+    Tcp,
+    /// TCP and TLS handshake.
+    Tls,
+    /// C-ECHO. Default for DICOM.
+    DicomEcho,
+    /// A test message from this file; a positive answer is expected.
+    Mllp(PathBuf),
+}
+
+/// `health`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthSettings {
+    /// What is tried.
+    pub probe: Probe,
+    /// Time between probes, jittered by a tenth. Default 10 s.
+    pub interval: Duration,
+    /// Deadline of one probe. Default 3 s.
+    pub timeout: Duration,
+    /// Failures in a row that take an endpoint down. Default 3.
+    pub fall: u16,
+    /// Good probes in a row that bring it up. Default 2.
+    pub rise: u16,
+}
+
+/// `tls` of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsClient {
+    /// Trusted authorities (PEM file). None: refuses to load unless `verify = "none"`.
+    pub ca: Option<PathBuf>,
+    /// Own certificate chain and key, for mutual authentication.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Name expected in the certificate; default the address's host.
+    pub server_name: Option<String>,
+    /// How much is checked.
+    pub verify: Verify,
+}
+
+/// `tls.verify`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Chain and name. Default.
+    Full,
+    /// Chain only.
+    Ca,
+    /// Nothing: the status says degraded.
+    None,
+}
+
+/// `tls` of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsServer {
+    /// Certificate chain (PEM file).
+    pub cert: PathBuf,
+    /// Private key (PEM file).
+    pub key: PathBuf,
+    /// Authorities of client certificates; set: a client certificate is required.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// `[[destination.endpoint]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Unique in its destination.
+    pub name: Arc<str>,
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Called AE title (DICOM).
+    pub ae_title: String,
+    /// TLS, if any.
+    pub tls: Option<TlsClient>,
+    /// Share of the traffic in active-active policies.
+    pub weight: u16,
+    /// Own health settings, or the destination's.
+    pub health: HealthSettings,
+}
+
+impl Endpoint {
+    /// `host:port`, IPv6 in brackets.
+    #[must_use]
+    pub fn address(&self) -> String {
+        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+    }
+}
+
+/// `[[destination]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    /// Unique.
+    pub name: Arc<str>,
+    /// What its endpoints speak.
+    pub protocol: Protocol,
+    /// How endpoints are chosen.
+    pub policy: Policy,
+    /// What keeps its order.
+    pub ordering: Ordering,
+    /// Deadline of resolve, connect, TLS and association together. Default 5 s.
+    pub connect_timeout: Duration,
+    /// Deadline of the answer, and of progress while transmitting. Default 30 s.
+    pub ack_timeout: Duration,
+    /// Tries on one endpoint before the destination leaves it, when nothing was sent. Default 2.
+    pub attempts_before_failover: u16,
+    /// Continuous good probes before the return. Default 30 s.
+    pub hold_down: Duration,
+    /// Where doubling of the hold-down ends. Default 30 min.
+    pub hold_down_max: Duration,
+    /// Return by itself (`auto`, default) or only by an operator.
+    pub failback_auto: bool,
+    /// Policy for ambiguous outcomes.
+    pub ambiguous: Ambiguous,
+    /// Policy for AE.
+    pub on_ae: OnAe,
+    /// Default `Continue`.
+    pub after_dead_letter: LaneRule,
+    /// Default `Stop`.
+    pub after_hold: LaneRule,
+    /// How long negative answers may be retried before an alarm. Default 1 h.
+    pub reject_alarm: Duration,
+    /// First delay of the exponential backoff. Default 1 s.
+    pub retry_first: Duration,
+    /// Largest delay. Default 60 s.
+    pub retry_max: Duration,
+    /// Honour the silence a message asked for (`answers = "as-asked"`). Default false.
+    pub silence_as_asked: bool,
+    /// Calling AE title.
+    pub calling_ae: CallingAe,
+    /// Parallel connections (associations, or MLLP connections where order allows). Default 4.
+    pub associations: NonZeroU16,
+    /// C-STOREs outstanding on one association, if the peer grants it and order allows. Default 1.
+    pub window: NonZeroU16,
+    /// Convert between uncompressed transfer syntaxes where the endpoint refuses the content's own.
+    pub convert: bool,
+    /// Idle time after which an association is released. Default 10 s.
+    pub idle_release: Duration,
+    /// In order of preference, at least one.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Keys taken from the file that this version reads and checks but does not act on; `check` and the log say so.
+    pub not_acting: Vec<String>,
+}

@@ -1,0 +1,381 @@
+//! Reads `[spool]` and `[[destination]]`; endpoints are read by `endpoint`.
+//! Rules: what a key takes and what it is by default stands in `shapes`; what keys mean together is checked by the functions here.
+//! Errors: noted in the `Reading`.
+
+use super::endpoint::{default_health, endpoints, read_health};
+use super::read::{Reading, Section, Text};
+use super::shapes::CLIENT;
+use super::{Ambiguous, CallingAe, Destination, LaneRule, OnAe, Ordering, Policy, SpoolSettings};
+use crate::keys::Protocol;
+use crate::limits;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+/// Reads `[spool]`; without it, the defaults.
+#[must_use]
+pub fn spool(section: Option<&Section<'_>>) -> SpoolSettings {
+    let Some(section) = section else { return SpoolSettings::default() };
+    SpoolSettings {
+        reserve: section.size("reserve"),
+        history: section.duration("history"),
+        segment_size: section.size("segment_size"),
+        buffers: section.size("buffers"),
+    }
+}
+
+/// Reads every `[[destination]]`. Names that occur twice are noted.
+#[must_use]
+pub fn destinations(sections: &[Section<'_>]) -> Vec<Arc<Destination>> {
+    let destinations: Vec<Arc<Destination>> = sections.iter().map(|section| Arc::new(destination(section))).collect();
+    unique(sections, destinations.iter().map(|destination| &*destination.name), "destination");
+    if sections.len() > limits::DESTINATIONS_MAX {
+        let section = &sections[limits::DESTINATIONS_MAX];
+        section.reading().problem(section.span(), format!("more than {} destinations", limits::DESTINATIONS_MAX), "use fewer");
+    }
+    destinations
+}
+
+/// Notes names that occur twice among tables of one kind.
+pub fn unique<'n>(sections: &[Section<'_>], names: impl Iterator<Item = &'n str>, what: &str) {
+    let mut seen = Vec::new();
+    for (section, name) in sections.iter().zip(names) {
+        if !name.is_empty() && seen.contains(&name) {
+            section.reading().problem(section.place("name"), format!("there are two {what}s named \"{name}\""), "give each a name of its own");
+        }
+        seen.push(name);
+    }
+}
+
+/// `name` of a table, checked; empty if it is missing or malformed, which is noted.
+#[must_use]
+pub fn name(section: &Section<'_>) -> Arc<str> {
+    let Some(text) = section.text("name") else { return "".into() };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let why = match text.value.chars().next() {
+        None => "it is empty",
+        Some(first) if !first.is_ascii_alphanumeric() => "it must begin with a letter or digit",
+        Some(_) if text.value.len() > limits::NAME_BYTES_MAX => "it is too long",
+        Some(_) if !text.value.chars().all(allowed) => "it has other characters in it",
+        Some(_) => return text.value.into(),
+    };
+    section.malformed("name", &text, why);
+    "".into()
+}
+
+/// `protocol` of a table; MLLP if it is missing or wrong, which is noted.
+#[must_use]
+pub fn protocol(section: &Section<'_>) -> Protocol {
+    if section.choice("protocol") == Some("dicom") { Protocol::Dicom } else { Protocol::Mllp }
+}
+
+/// An AE title (PS3.5 section 6.2): 1 to 16 characters of the default repertoire, no backslash; outer blanks do not count.
+#[must_use]
+pub fn ae_title(section: &Section<'_>, key: &str, text: &Text) -> Option<String> {
+    let title = text.value.trim_matches(' ');
+    let printable = title.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'\\');
+    let why = match title.len() {
+        0 => "it is empty",
+        17.. => "it is longer than 16 characters",
+        _ if !printable => "it has other characters in it",
+        _ => return Some(title.to_owned()),
+    };
+    section.malformed(key, text, why);
+    None
+}
+
+fn destination(section: &Section<'_>) -> Destination {
+    let protocol = protocol(section);
+    if protocol == Protocol::Mllp {
+        for key in ["calling_ae", "window", "convert", "idle_release"] {
+            section.pointless(key, "for mllp");
+        }
+    } else {
+        for key in ["on_ae", "answers"] {
+            section.pointless(key, "for dicom");
+        }
+    }
+    let (hold_down, hold_down_max) = (section.duration("hold_down"), section.duration("hold_down_max"));
+    if hold_down > hold_down_max {
+        section.reading().problem(section.place("hold_down"), "`hold_down` is longer than `hold_down_max`", "make `hold_down_max` at least as long");
+    }
+    let (retry_first, retry_max) = retry(section);
+    let health = section.table("health");
+    let defaults = default_health(protocol);
+    let health = health.map_or(defaults.clone(), |table| read_health(&table, &defaults, protocol));
+    let (policy, ordering) = (policy(section), ordering(section, protocol));
+    if ordering == Ordering::Strict && policy != Policy::Failover {
+        let what = "`ordering = \"strict\"` uses one endpoint at a time, whatever the policy";
+        section.reading().warning(section.place("policy"), what, "use `ordering = \"none\"`, or `policy = \"failover\"`");
+    }
+    checked_later(section);
+    Destination {
+        name: name(section),
+        protocol,
+        policy,
+        ordering,
+        connect_timeout: section.duration("connect_timeout"),
+        ack_timeout: section.duration("ack_timeout"),
+        attempts_before_failover: small(section.count("attempts_before_failover")),
+        hold_down,
+        hold_down_max,
+        failback_auto: section.choice("failback") != Some("manual"),
+        ambiguous: if section.choice("ambiguous") == Some("hold") { Ambiguous::Hold } else { Ambiguous::Resend },
+        on_ae: match section.choice("on_ae") {
+            Some("retry") => OnAe::Retry,
+            Some("hold") => OnAe::Hold,
+            _ => OnAe::DeadLetter,
+        },
+        after_dead_letter: lane_rule(section, "after_dead_letter"),
+        after_hold: lane_rule(section, "after_hold"),
+        reject_alarm: section.duration("reject_alarm"),
+        retry_first,
+        retry_max,
+        silence_as_asked: section.choice("answers") == Some("as-asked"),
+        calling_ae: calling_ae(section),
+        associations: NonZeroU16::new(small(section.count("associations"))).unwrap_or(NonZeroU16::MIN),
+        window: NonZeroU16::new(small(section.count("window"))).unwrap_or(NonZeroU16::MIN),
+        convert: section.flag("convert"),
+        idle_release: section.duration("idle_release"),
+        endpoints: endpoints(section, protocol, &health),
+        not_acting: section.not_acting(),
+    }
+}
+
+fn policy(section: &Section<'_>) -> Policy {
+    match section.choice("policy") {
+        Some("round-robin") => Policy::RoundRobin,
+        Some("least-outstanding") => Policy::LeastOutstanding,
+        _ => Policy::Failover,
+    }
+}
+
+fn ordering(section: &Section<'_>, protocol: Protocol) -> Ordering {
+    match (section.choice("ordering"), protocol) {
+        (Some("strict"), _) | (None, Protocol::Mllp) => Ordering::Strict,
+        (Some("patient"), _) => Ordering::Patient,
+        (Some("study"), Protocol::Dicom) => Ordering::Study,
+        (Some("study"), Protocol::Mllp) => {
+            let what = "`ordering = \"study\"` is for dicom; an HL7 message names no study";
+            section.reading().problem(section.place("ordering"), what, "use \"strict\", \"patient\" or \"none\"");
+            Ordering::Strict
+        }
+        _ => Ordering::None,
+    }
+}
+
+fn lane_rule(section: &Section<'_>, key: &str) -> LaneRule {
+    if section.choice(key) == Some("stop") { LaneRule::Stop } else { LaneRule::Continue }
+}
+
+fn calling_ae(section: &Section<'_>) -> CallingAe {
+    match section.text("calling_ae") {
+        Some(text) if text.value == "pass" => CallingAe::Pass,
+        Some(text) => ae_title(section, "calling_ae", &text).map_or(CallingAe::Pass, CallingAe::Fixed),
+        None => CallingAe::Fixed("EVERPOST".to_owned()),
+    }
+}
+
+fn retry(section: &Section<'_>) -> (std::time::Duration, std::time::Duration) {
+    let Some(table) = section.table("retry") else { return (limits::RETRY_FIRST_DEFAULT, limits::RETRY_MAX_DEFAULT) };
+    let (first, max) = (table.duration("first"), table.duration("max"));
+    if first > max {
+        section.reading().problem(table.place("first"), "`first` is longer than `max`", "make `max` at least as long");
+    }
+    (first, max)
+}
+
+/// Checks the forms of keys that do not act.
+fn checked_later(section: &Section<'_>) {
+    if let Some(text) = section.text("failback_window") {
+        let good = text.value.split_once('-').is_some_and(|(from, to)| clock(from) && clock(to));
+        if !good {
+            section.malformed("failback_window", &text, "it is not two times of day");
+        }
+    }
+    for key in ["replay_window", "rto", "rpo"] {
+        let _ = section.duration_if(key);
+    }
+    for key in ["resync", "reconcile"] {
+        let _ = section.choice(key);
+    }
+    if let Some(drill) = section.table("drill") {
+        let _ = (drill.duration_if("every"), drill.choice("fault"));
+        if let Some(text) = drill.text("at").filter(|text| !clock(&text.value)) {
+            drill.malformed("at", &text, "it is not a time of day");
+        }
+    }
+}
+
+fn clock(text: &str) -> bool {
+    let Some((hours, minutes)) = text.split_once(':') else { return false };
+    let part =
+        |digits: &str, max: u8| digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse().is_ok_and(|n: u8| n <= max);
+    part(hours, 23) && part(minutes, 59)
+}
+
+/// A count whose range fits.
+pub(super) fn small(count: u64) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
+/// What `read_client` reads.
+#[derive(Debug)]
+pub struct ClientSettings {
+    /// `[spool]`.
+    pub spool: SpoolSettings,
+    /// Every `[[destination]]`.
+    pub destinations: Vec<Arc<Destination>>,
+    /// What is worth knowing, and the files that were named.
+    pub notes: super::read::Notes,
+}
+
+/// Reads a source that has only `[spool]` and `[[destination]]`, as the C library uses it.
+/// # Errors
+/// Every problem, in order of place.
+pub fn read_client(reading: Reading<'_>) -> Result<ClientSettings, Vec<super::ConfigError>> {
+    let document = reading.document();
+    if reading.has_problems() {
+        return Err(reading.finish().problems);
+    }
+    let (spool, destinations) = {
+        let root = Section::open(&reading, document.get_ref(), 0..0, &CLIENT);
+        (spool(root.table("spool").as_ref()), destinations(&root.tables("destination")))
+    };
+    let notes = reading.finish();
+    if notes.problems.is_empty() { Ok(ClientSettings { spool, destinations, notes }) } else { Err(notes.problems) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::shape::Default;
+    use super::super::shapes::HEALTH;
+    use super::super::{HealthSettings, Probe, Verify};
+    use super::*;
+    use std::path::Path;
+    use std::time::Duration;
+
+    fn read(source: &str) -> Result<ClientSettings, Vec<String>> {
+        let reading = Reading::new(source, Path::new("/etc/everpost"), &|_| None);
+        read_client(reading).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    }
+
+    const MINIMAL: &str =
+        "[[destination]]\nname = 'ris'\nprotocol = 'mllp'\n[[destination.endpoint]]\nname = 'a'\naddress = 'ris.example.org:2575'\n";
+
+    #[test]
+    fn defaults_are_those_of_the_design() {
+        let ClientSettings { spool, destinations, notes } = read(MINIMAL).unwrap();
+        assert_eq!(spool, SpoolSettings { reserve: 1 << 30, history: Duration::from_secs(604_800), segment_size: 64 << 20, buffers: 64 << 20 });
+        assert!(notes.warnings.is_empty());
+        let ris = &destinations[0];
+        assert_eq!((&*ris.name, ris.protocol, ris.policy, ris.ordering), ("ris", Protocol::Mllp, Policy::Failover, Ordering::Strict));
+        assert_eq!((ris.connect_timeout, ris.ack_timeout), (Duration::from_secs(5), Duration::from_secs(30)));
+        assert_eq!((ris.attempts_before_failover, ris.failback_auto, ris.ambiguous, ris.on_ae), (2, true, Ambiguous::Resend, OnAe::DeadLetter));
+        assert_eq!((ris.hold_down, ris.hold_down_max), (Duration::from_secs(30), Duration::from_secs(1800)));
+        assert_eq!((ris.after_dead_letter, ris.after_hold), (LaneRule::Continue, LaneRule::Stop));
+        assert_eq!((ris.retry_first, ris.retry_max, ris.reject_alarm), (Duration::from_secs(1), Duration::from_secs(60), Duration::from_secs(3600)));
+        assert_eq!((ris.silence_as_asked, &ris.calling_ae), (false, &CallingAe::Fixed("EVERPOST".to_owned())));
+        assert_eq!((ris.associations.get(), ris.window.get(), ris.convert, ris.idle_release), (4, 1, false, Duration::from_secs(10)));
+        let endpoint = &ris.endpoints[0];
+        assert_eq!((&*endpoint.name, endpoint.host.as_str(), endpoint.port, endpoint.weight), ("a", "ris.example.org", 2575, 1));
+        let health = HealthSettings { probe: Probe::Tcp, interval: Duration::from_secs(10), timeout: Duration::from_secs(3), fall: 3, rise: 2 };
+        assert_eq!(endpoint.health, health);
+    }
+
+    #[test]
+    fn constants_beside_the_shapes_say_the_same() {
+        let with_empty_tables = "[spool]\n".to_owned() + &MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nretry = {}\nhealth = {}");
+        assert_eq!(read(&with_empty_tables).unwrap().spool, read(MINIMAL).unwrap().spool);
+        assert_eq!(read(&with_empty_tables).unwrap().destinations, read(MINIMAL).unwrap().destinations);
+        for (name, is) in [("interval", limits::PROBE_INTERVAL_DEFAULT), ("timeout", limits::PROBE_TIMEOUT_DEFAULT)] {
+            let Default::Value(text) = HEALTH.field(name).unwrap().default else { panic!("{name}") };
+            assert_eq!(super::super::units::duration(text), Some(is));
+        }
+        assert_eq!((HEALTH.field("fall").unwrap().default, HEALTH.field("rise").unwrap().default), (Default::Value("3"), Default::Value("2")));
+    }
+
+    #[test]
+    fn an_endpoint_refines_the_health_of_its_destination() {
+        let source = "[[destination]]\nname = 'p'\nprotocol = 'dicom'\nhealth = { interval = '1m', fall = 5 }\n[[destination.endpoint]]\nname = 'a'\naddress = '[::1]:104'\nae_title = 'PACS'\nhealth = { fall = 7 }\n";
+        let ClientSettings { destinations, .. } = read(source).unwrap();
+        let endpoint = &destinations[0].endpoints[0];
+        assert_eq!((endpoint.health.interval, endpoint.health.fall, &endpoint.health.probe), (Duration::from_secs(60), 7, &Probe::DicomEcho));
+        assert_eq!((endpoint.host.as_str(), endpoint.address()), ("::1", "[::1]:104".to_owned()));
+        assert_eq!(destinations[0].ordering, Ordering::None);
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused() {
+        let cases = [
+            ("hold_down = '2h'", "`hold_down` is longer"),
+            ("retry = { first = '2m', max = '1m' }", "`first` is longer"),
+            ("ordering = 'study'", "is for dicom"),
+            ("health = { probe = 'dicom-echo' }", "does not fit mllp"),
+            ("health = { probe = 'mllp' }", "no `message`"),
+            ("health = { probe = 'tls' }", "without `tls`"),
+            ("calling_ae = 'SEVENTEEN_LETTERS'", "longer than 16"),
+            ("calling_ae = 'BACK\\SLASH'", "other characters"),
+            ("failback_window = '22:00-24:00'", "not two times"),
+            ("drill = { at = '7:00' }", "not a time of day"),
+        ];
+        for (line, said) in cases {
+            let problems = read(&MINIMAL.replace("protocol = 'mllp'", &format!("protocol = 'mllp'\n{line}"))).unwrap_err();
+            assert!(problems.len() == 1 && problems[0].contains(said), "{line}: {problems:?}");
+        }
+        let cases = [
+            ("address = 'ris.example.org'", "not host:port"),
+            ("address = '::1:2575'", "not host:port"),
+            ("address = 'a:0'", "not host:port"),
+            ("address = 'a:70000'", "not host:port"),
+            ("address = 'a b:1'", "not host:port"),
+            ("srv = '_hl7._tcp.example.org'", "no endpoint that this version can use"),
+            ("", "has no `address`"),
+            ("address = 'a:1'\nsrv = '_hl7._tcp.example.org'", "both `address` and `srv`"),
+            ("address = 'a:1'\ntls = {}", "`tls` has no `ca`"),
+            ("address = 'a:1'\ntls = { ca = 'ca.pem', cert = 'c.pem' }", "`cert` without `key`"),
+            ("address = 'a:1'\ntls = { ca = 'ca.pem', key = 'c.pem' }", "`key` without `cert`"),
+        ];
+        for (line, said) in cases {
+            let problems = read(&MINIMAL.replace("address = 'ris.example.org:2575'", line)).unwrap_err();
+            assert!(problems.iter().any(|problem| problem.contains(said)), "{line}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_well_formed() {
+        let problems = read(&(MINIMAL.to_owned() + MINIMAL)).unwrap_err();
+        assert_eq!(problems, ["there are two destinations named \"ris\"; give each a name of its own"]);
+        let twice = MINIMAL.to_owned() + "[[destination.endpoint]]\nname = 'a'\naddress = 'b:1'\n";
+        assert_eq!(read(&twice).unwrap_err(), ["there are two endpoints named \"a\"; give each a name of its own"]);
+        for bad in ["", "a b", "-a", "ä", &"x".repeat(65)] {
+            let problems = read(&MINIMAL.replace("'ris'", &format!("'{bad}'"))).unwrap_err();
+            assert!(problems.len() == 1 && problems[0].starts_with("`name` cannot be"), "{bad}: {problems:?}");
+        }
+        assert_eq!(read("").unwrap_err(), ["the source has no `destination`; add it: tables: [[destination]]"]);
+    }
+
+    #[test]
+    fn weak_protection_and_idle_keys_are_told() {
+        let source = MINIMAL.to_owned() + "tls = { verify = 'none' }\n[[destination.endpoint]]\nname = 'b'\naddress = 'b:1'\n";
+        let ClientSettings { destinations, notes, .. } = read(&source).unwrap();
+        assert_eq!(destinations[0].endpoints[0].tls.as_ref().unwrap().verify, Verify::None);
+        let warnings: Vec<String> = notes.warnings.iter().map(|warning| warning.what.clone()).collect();
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].contains("verify") && warnings[1].contains("\"b\" is less protected than \"a\""), "{warnings:?}");
+        assert_eq!(notes.tls.len(), 1);
+        let source = MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nconvert = true\nreplay_window = '2m'\nresync = 'none'");
+        let ClientSettings { destinations, notes, .. } = read(&source).unwrap();
+        let warnings: Vec<String> = notes.warnings.iter().map(|warning| warning.what.clone()).collect();
+        assert_eq!(warnings, ["`convert` means nothing for mllp", "`replay_window` is read and checked, not acting in this version"]);
+        assert_eq!(destinations[0].not_acting, ["replay_window"]);
+    }
+
+    #[test]
+    fn an_endpoint_without_address_is_left_out() {
+        let source = MINIMAL.to_owned() + "[[destination.endpoint]]\nname = 'b'\nsrv = '_hl7._tcp.example.org'\n";
+        let ClientSettings { destinations, notes, .. } = read(&source).unwrap();
+        assert_eq!(destinations[0].endpoints.len(), 1);
+        assert!(notes.warnings[0].what.contains("`srv`"));
+    }
+}

@@ -1,0 +1,726 @@
+//! The engine of one destination: joins the spool's order, the choice of endpoints and the verdicts. Events in, actions out.
+//!
+//! ```text
+//!            wants -> (spool.take) -> offer -> Attempt ... ended -> judge -> failover.ended
+//!              ^                                                      |
+//!              |      Due: at once (again, elsewhere, reroute)        v
+//!              +----------------- schedule <-------- Deferred | Delivered | DeadLetter | Held
+//!                   after backoff, or with the destination
+//! ```
+//! Rules
+//! - Every attempt that ended is settled in the spool, so that the story there is whole; what is tried again at once is deferred and due at once.
+//! - Order is the spool's: it hands out one envelope per lane. The window bounds attempts in parallel: 1 for `strict`, one per association for
+//!   lanes with a key, associations x window without order (more where the senders' own AE titles are passed on). While stalled it is one scout.
+//! - A negative answer moves the envelope, each other endpoint once; then it rests and begins a new round. What an endpoint refused for what it is
+//!   (no context, unknown key there) is not offered to it again; only when every endpoint has refused it so, it is judged for good.
+//! - `ambiguous = "hold"`: the start of an attempt is synced before its first byte leaves, its end before anything else is taken. A start without an
+//!   end, found after a restart, is held.
+//! - One alarm per condition, one event at its begin and one at its end.
+//!
+//! Errors: none; what the spool refuses is the driver's to tell. The caller empties `next_action` after every call.
+
+use super::alarms::{Alarm, Alarms};
+use super::scheduler::{Memo, Schedule};
+use super::status::EndpointStatus;
+use super::verdict::{Concern, Policies, Ruling, Situation, judge};
+use super::{Outcome, Phase, Verdict};
+use crate::config::{Ambiguous, CallingAe, Destination, Ordering, Policy, Probe, Verify};
+use crate::endpoint::backoff::Backoff;
+use crate::endpoint::failover::{Admission, Change, Choice, End, Errand, Failover, Next, Wish};
+use crate::endpoint::{Admin, Blame};
+use crate::event::{Delivered, Event};
+use crate::ids::{EndpointId, EnvelopeId};
+use crate::limits::ATTEMPTS_PER_PLACE;
+use crate::spool::{AttemptRecord, Envelope, Lane, Settlement, UnixMillis};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Now, by both clocks: `at` decides, `wall` is for people.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Monotonic.
+    pub at: Instant,
+    /// Wall time.
+    pub wall: UnixMillis,
+}
+
+/// What the driver has to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Make an attempt and report with `ended`.
+    Attempt {
+        /// What.
+        envelope: Envelope,
+        /// Where.
+        endpoint: EndpointId,
+        /// On a fresh connection.
+        fresh: bool,
+        /// First make `Settlement::Started` durable; if that fails, report `Outcome::Local`.
+        synced: bool,
+    },
+    /// Probe an endpoint and report with `probed`.
+    Probe(EndpointId),
+    /// Close idle connections to an endpoint.
+    Drain(EndpointId),
+    /// `Spool::settle`; if `synced`, report with `settled` when it is durable.
+    Settle {
+        /// Whose.
+        id: EnvelopeId,
+        /// What became of it.
+        settlement: Settlement,
+        /// Nothing more is taken before it is durable.
+        synced: bool,
+    },
+    /// `Spool::due`.
+    Due(EnvelopeId),
+    /// `Spool::untake`.
+    Untake(EnvelopeId),
+    /// Tell the readers.
+    Emit(Event),
+}
+
+#[derive(Debug)]
+struct Flight {
+    envelope: Envelope,
+    memo: Memo,
+    /// `None`: its endpoint left the configuration meanwhile.
+    choice: Option<Choice>,
+    name: Arc<str>,
+    preferred: bool,
+    since: Instant,
+}
+
+/// The engine of one destination.
+#[derive(Debug)]
+pub struct Engine {
+    destination: Arc<Destination>,
+    policies: Policies,
+    failover: Failover,
+    schedule: Schedule,
+    flights: HashMap<EnvelopeId, Flight>,
+    actions: VecDeque<Action>,
+    alarms: Alarms,
+    refused_long: BTreeSet<EnvelopeId>,
+    /// Endpoints whose probe under way began after the last message that raised a concern there: only such a one can show that the cause is gone.
+    fresh_probes: BTreeSet<EndpointId>,
+    /// Settlements that must be durable before more is taken.
+    unsettled: usize,
+    paused: bool,
+    stopping: bool,
+    /// The spool had nothing to hand out.
+    dry: bool,
+    /// Answers of any kind so far, from any endpoint.
+    answers: u64,
+}
+
+impl Engine {
+    /// Nothing is known yet; the first probes are due at once.
+    #[must_use]
+    pub fn new(destination: Arc<Destination>, seed: u64, now: Instant) -> Self {
+        let failover = Failover::new(&destination, seed, now);
+        let schedule = Schedule::new(backoff_of(&destination), seed.wrapping_add(1));
+        Self {
+            policies: Policies::of(&destination),
+            destination,
+            failover,
+            schedule,
+            flights: HashMap::new(),
+            actions: VecDeque::new(),
+            alarms: Alarms::default(),
+            refused_long: BTreeSet::new(),
+            fresh_probes: BTreeSet::new(),
+            unsettled: 0,
+            paused: false,
+            stopping: false,
+            dry: false,
+            answers: 0,
+        }
+    }
+
+    /// Takes new settings, live. Attempts in flight end on the endpoints they were begun on.
+    pub fn reconfigure(&mut self, destination: Arc<Destination>, now: Moment) {
+        for flight in self.flights.values_mut() {
+            let at = destination.endpoints.iter().position(|e| e.name == flight.name);
+            flight.choice = at.and_then(|i| u16::try_from(i).ok()).zip(flight.choice).map(|(i, choice)| Choice {
+                endpoint: EndpointId(i),
+                errand: Errand::Traffic,
+                ..choice
+            });
+            flight.memo = Memo { step: flight.memo.step, troubled_since: flight.memo.troubled_since, sent: flight.memo.sent, ..Memo::default() };
+        }
+        let over = self.alarms.clear_if(|alarm| matches!(alarm, Alarm::Concern(..)));
+        self.actions.extend(over.into_iter().map(Action::Emit));
+        self.policies = Policies::of(&destination);
+        self.schedule.reconfigure(backoff_of(&destination));
+        self.failover.reconfigure(&destination, now.at);
+        self.destination = destination;
+        self.dry = false;
+        self.absorb(now);
+    }
+
+    /// The next thing to do, in order.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    // ---- taking ----
+
+    /// Whether an envelope should be taken from the spool now.
+    #[must_use]
+    pub fn wants(&self, now: Instant) -> bool {
+        let idle = !self.paused && !self.stopping && !self.dry && self.unsettled == 0 && !self.schedule.lulled(now);
+        let room = self.flights.len() < self.window() && !self.schedule.is_full();
+        idle && room && self.failover.admission(now) != Admission::Closed
+    }
+
+    /// Attempts in parallel.
+    fn window(&self) -> usize {
+        let associations = usize::from(self.destination.associations.get());
+        match self.destination.ordering {
+            Ordering::Strict => 1,
+            Ordering::Patient | Ordering::Study => associations,
+            // With many titles on few associations, the courier lets objects of one title follow each other; for that it needs more to choose from.
+            Ordering::None if self.destination.calling_ae == CallingAe::Pass => associations * ATTEMPTS_PER_PLACE,
+            Ordering::None => associations * usize::from(self.destination.window.get()),
+        }
+    }
+
+    /// The spool handed out an envelope.
+    pub fn offer(&mut self, envelope: Envelope, now: Moment) {
+        let memo = self.schedule.take_up(envelope.id);
+        if self.policies.ambiguous == Ambiguous::Hold && envelope.interrupted {
+            let outcome = "hold: an attempt was begun before the restart and how it ended is not known".to_owned();
+            let endpoint = envelope.ambiguous_at.last().map_or_else(|| Arc::from(""), Arc::clone);
+            self.hold(envelope.id, AttemptRecord { endpoint, phase: Phase::Answer, outcome, at: now.wall, ambiguous: true });
+            return;
+        }
+        self.place(envelope, memo, now);
+    }
+
+    fn place(&mut self, envelope: Envelope, mut memo: Memo, now: Moment) {
+        let lane = match envelope.lane {
+            Lane::Key(key) => Some(key),
+            Lane::Own | Lane::Barrier => None,
+        };
+        let mut choice = self.failover.choose(Wish { avoid: memo.avoid(), again: memo.again, lane }, now.at);
+        if choice.is_none() && !memo.refused.is_empty() && self.failover.admission(now.at) != Admission::Closed {
+            memo.refused = crate::endpoint::EndpointSet::EMPTY;
+            choice = self.failover.choose(Wish { avoid: memo.avoid(), again: None, lane }, now.at);
+        }
+        memo.again = None;
+        let Some((choice, config)) = choice.and_then(|c| self.failover.endpoint(c.endpoint).map(|e| (c, e))) else {
+            self.nowhere(envelope, memo, now);
+            return;
+        };
+        let name = Arc::clone(&config.name);
+        let preferred = choice.endpoint.index() == 0;
+        let synced = self.policies.ambiguous == Ambiguous::Hold;
+        let order = Action::Attempt { envelope: envelope.clone(), endpoint: choice.endpoint, fresh: choice.fresh, synced };
+        self.flights.insert(envelope.id, Flight { envelope, memo, choice: Some(choice), name, preferred, since: now.at });
+        self.actions.push_back(order);
+    }
+
+    /// No endpoint will have it now.
+    fn nowhere(&mut self, envelope: Envelope, memo: Memo, now: Moment) {
+        if self.failover.admission(now.at) == Admission::Closed {
+            self.schedule.release(envelope.id, memo, now.at);
+            self.actions.push_back(Action::Untake(envelope.id));
+            return;
+        }
+        let outcome = "not tried: every endpoint that is up has refused it for what it is".to_owned();
+        let record = AttemptRecord { endpoint: Arc::from(""), phase: Phase::Resolve, outcome, at: now.wall, ambiguous: false };
+        self.settle(envelope.id, Settlement::Deferred(record));
+        self.schedule.rest(envelope.id, memo, now.at);
+    }
+
+    /// The spool had nothing to hand out.
+    pub fn drained(&mut self, now: Moment) {
+        self.dry = true;
+        if self.failover.admission(now.at) == Admission::One {
+            self.unpark_scout(now);
+        }
+    }
+
+    /// Envelopes may have become ready.
+    pub fn kicked(&mut self) {
+        self.dry = false;
+    }
+
+    /// The settlement of an attempt is durable (or never will be).
+    pub fn settled(&mut self) {
+        self.unsettled = self.unsettled.saturating_sub(1);
+    }
+
+    // ---- attempts ----
+
+    /// An attempt ended.
+    pub fn ended(&mut self, id: EnvelopeId, outcome: &Outcome, now: Moment) {
+        let Some(mut flight) = self.flights.remove(&id) else { return };
+        let here = self.situation(&flight);
+        let mut ruling = judge(outcome, self.policies, here);
+        let phase = outcome.phase();
+        if self.is_poison(&mut flight.memo, &ruling, phase) {
+            ruling.blame = Blame::None;
+        }
+        let next = self.tell_failover(&mut flight, &ruling, now);
+        flight.memo.sent |= phase == Phase::Answer;
+        let moved = matches!(next, Next::Reroute | Next::Elsewhere) && ruling.verdict == Verdict::Retry;
+        let verdict = if moved { Verdict::Elsewhere } else { ruling.verdict };
+        let took = now.at.saturating_duration_since(flight.since);
+        self.emit(Event::Attempt { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: id, phase, verdict, took });
+        let outcome = format!("{}: {}", verdict.name(), ruling.seen);
+        let record = AttemptRecord { endpoint: Arc::clone(&flight.name), phase, outcome, at: now.wall, ambiguous: ruling.ambiguous };
+        self.concerns(&flight, &ruling);
+        match ruling.verdict {
+            Verdict::Delivered => self.delivered(&flight, record, Delivered::Ok, took),
+            Verdict::DeliveredWithWarning => self.delivered(&flight, record, Delivered::Warning, took),
+            Verdict::Unconfirmed => self.delivered(&flight, record, Delivered::Unconfirmed, took),
+            Verdict::DeadLetter => {
+                self.settle(id, Settlement::DeadLetter(record, self.destination.after_dead_letter));
+                self.emit(Event::DeadLetter { destination: self.name(), envelope: id });
+                self.schedule.progressed();
+                self.relieved(id);
+            }
+            Verdict::Hold => self.hold(id, record),
+            Verdict::Retry | Verdict::Elsewhere | Verdict::Ambiguous => self.again(flight, &ruling, next, record, now),
+        }
+        self.absorb(now);
+    }
+
+    fn situation(&self, flight: &Flight) -> Situation {
+        let envelope = &flight.envelope;
+        let here = flight.choice.map(|c| c.endpoint);
+        let others_refused = (0..self.failover.len()).filter_map(|i| u16::try_from(i).ok().map(EndpointId)).all(|e| {
+            let out_of_question = self.failover.admin(e) == Some(Admin::Disabled);
+            Some(e) == here || out_of_question || flight.memo.unwanted.contains(e)
+        });
+        Situation {
+            preferred: flight.preferred,
+            resend: flight.memo.sent || envelope.recovered || envelope.replay || !envelope.ambiguous_at.is_empty(),
+            ambiguous_here: envelope.ambiguous_at.contains(&flight.name),
+            last_resort: others_refused,
+        }
+    }
+
+    /// Whether this message fails, with its bytes on the way or sent, wherever it goes, while others are answered in between: then it says nothing
+    /// about the endpoint, and only it waits.
+    fn is_poison(&mut self, memo: &mut Memo, ruling: &Ruling, phase: Phase) -> bool {
+        match ruling.blame {
+            Blame::Answered | Blame::Refused => {
+                self.answers += 1;
+                false
+            }
+            Blame::NotSent { stale: false, .. } | Blame::Lost | Blame::Timeout if phase >= Phase::Transmit => {
+                let (strikes, last) = memo.strikes;
+                let passed = last != 0 && self.answers >= last;
+                memo.strikes = (strikes.saturating_add(u8::from(passed)), self.answers + 1);
+                memo.strikes.0 >= STRIKES
+            }
+            _ => false,
+        }
+    }
+
+    fn tell_failover(&mut self, flight: &mut Flight, ruling: &Ruling, now: Moment) -> Next {
+        let Some(choice) = flight.choice else { return Next::Reroute };
+        let stale = matches!(ruling.blame, Blame::NotSent { stale: true, .. }) && !choice.fresh;
+        let before = flight.memo.tries.filter(|(e, _)| *e == choice.endpoint).map_or(0, |(_, n)| n);
+        let tries = if stale { before } else { before.saturating_add(1) };
+        let without_answer = matches!(ruling.blame, Blame::NotSent { .. } | Blame::Lost | Blame::Timeout);
+        flight.memo.tries = without_answer.then_some((choice.endpoint, tries));
+        let end = End { envelope: flight.envelope.id, choice, started: flight.since, blame: ruling.blame, tries, seen: &ruling.seen };
+        self.failover.ended(end, now.at)
+    }
+
+    fn delivered(&mut self, flight: &Flight, record: AttemptRecord, how: Delivered, took: Duration) {
+        let id = flight.envelope.id;
+        self.settle(id, Settlement::Delivered(record, how));
+        self.emit(Event::Delivered { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: id, outcome: how, took });
+        self.schedule.progressed();
+        self.relieved(id);
+    }
+
+    fn hold(&mut self, id: EnvelopeId, record: AttemptRecord) {
+        self.settle(id, Settlement::Held(record, self.destination.after_hold));
+        self.emit(Event::Held { destination: self.name(), envelope: id });
+        self.relieved(id);
+    }
+
+    /// Not delivered, and custody goes on.
+    fn again(&mut self, flight: Flight, ruling: &Ruling, next: Next, record: AttemptRecord, now: Moment) {
+        let Flight { envelope, mut memo, choice, .. } = flight;
+        let id = envelope.id;
+        self.settle(id, Settlement::Deferred(record));
+        if matches!(ruling.blame, Blame::Refused | Blame::Answered | Blame::None) {
+            self.troubled(id, &mut memo, now);
+        }
+        let here = choice.map(|c| c.endpoint);
+        match (ruling.verdict, next) {
+            (_, Next::Again) => {
+                memo.again = here;
+                self.at_once(id, memo, now);
+            }
+            (_, Next::Reroute) => {
+                if self.failover.admission(now.at) == Admission::Closed {
+                    self.schedule.park(id, memo);
+                } else {
+                    self.at_once(id, memo, now);
+                }
+            }
+            (_, Next::Wait) => self.schedule.park(id, memo),
+            (Verdict::Elsewhere, _) | (_, Next::Elsewhere) => {
+                if let Some(endpoint) = here {
+                    if ruling.unwanted { memo.unwanted.insert(endpoint) } else { memo.refused.insert(endpoint) }
+                }
+                if self.failover.has_place_for(memo.avoid()) {
+                    self.at_once(id, memo, now);
+                } else {
+                    memo.refused = crate::endpoint::EndpointSet::EMPTY;
+                    self.schedule.rest(id, memo, now.at);
+                }
+            }
+            (_, Next::Verdict) => self.schedule.rest(id, memo, now.at),
+        }
+        if self.schedule.is_full() {
+            let what = "as many envelopes as may are waiting to be tried again; no new ones are taken until one of them is due".to_owned();
+            self.raise(Alarm::Crowded, self.subject(), what);
+        }
+    }
+
+    fn at_once(&mut self, id: EnvelopeId, memo: Memo, now: Moment) {
+        self.schedule.release(id, memo, now.at);
+        self.due(id);
+    }
+
+    fn due(&mut self, id: EnvelopeId) {
+        self.actions.push_back(Action::Due(id));
+        self.dry = false;
+    }
+
+    // ---- probes, time, people ----
+
+    /// A probe ended.
+    pub fn probed(&mut self, endpoint: EndpointId, result: Result<(), (Phase, &str)>, now: Moment) {
+        self.failover.probed(endpoint, result, now.at);
+        let config = self.failover.endpoint(endpoint);
+        let fresh = self.fresh_probes.remove(&endpoint);
+        let echoed = result.is_ok() && fresh && config.is_some_and(|e| e.health.probe == Probe::DicomEcho);
+        // The echo went through an association under the titles that messages go under. With `pass` those are the senders', of which it shows nothing.
+        if echoed && self.destination.calling_ae != CallingAe::Pass {
+            let over = self.alarms.clear(Alarm::Concern(Concern::AssociationRejected, endpoint));
+            self.actions.extend(over.map(Action::Emit));
+        }
+        self.absorb(now);
+    }
+
+    /// Time passed. Call at `next_timeout`, and as often as you like.
+    pub fn tick(&mut self, now: Moment) {
+        if self.stopping {
+            return;
+        }
+        self.failover.on_timeout(now.at);
+        while let Some(endpoint) = self.failover.probe_due(now.at) {
+            self.fresh_probes.insert(endpoint);
+            self.actions.push_back(Action::Probe(endpoint));
+        }
+        let failover = &self.failover;
+        let over = self.schedule.pop_due(now.at, |memo| has_nowhere(failover, memo));
+        for id in over {
+            self.due(id);
+        }
+        if self.failover.admission(now.at) == Admission::One && self.schedule.parked() >= SCOUTS_IN_TURN {
+            self.unpark_scout(now);
+        }
+        if !self.paused {
+            for id in self.schedule.tidy(now.at) {
+                self.relieved(id);
+            }
+        }
+        if !self.schedule.is_full() {
+            self.clear(Alarm::Crowded);
+        }
+        self.absorb(now);
+    }
+
+    fn unpark_scout(&mut self, now: Moment) {
+        if let Some(id) = self.schedule.unpark(now.at) {
+            self.due(id);
+        }
+    }
+
+    /// When `tick` has something to do, if ever.
+    #[must_use]
+    pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
+        if self.stopping {
+            return None;
+        }
+        self.failover.next_timeout(now).into_iter().chain(self.schedule.next_due(now)).min()
+    }
+
+    /// An operator stops or resumes delivery.
+    pub fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+        self.dry = false;
+    }
+
+    /// Nothing more is taken.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// An operator wants the preferred endpoint back. False: it is not good.
+    pub fn failback(&mut self, now: Moment) -> bool {
+        let done = self.failover.failback_now(now.at);
+        self.absorb(now);
+        done
+    }
+
+    /// An operator enables, drains or disables an endpoint.
+    pub fn set_admin(&mut self, endpoint: EndpointId, admin: Admin, now: Moment) {
+        self.failover.set_admin(endpoint, admin, now.at);
+        self.absorb(now);
+    }
+
+    /// A new engine in place of one that broke. Attempts that were in flight are cut by the caller: whether they arrived is not known.
+    #[must_use]
+    pub fn reborn(&mut self, seed: u64, what: &str, now: Moment) -> Engine {
+        let mut engine = Engine::new(Arc::clone(&self.destination), seed, now.at);
+        engine.paused = self.paused;
+        engine.stopping = self.stopping;
+        engine.alarms = std::mem::take(&mut self.alarms);
+        for (id, flight) in self.flights.drain() {
+            let outcome = "ambiguous: cut when the delivery loop was started again".to_owned();
+            let record = AttemptRecord { endpoint: flight.name, phase: Phase::Answer, outcome, at: now.wall, ambiguous: true };
+            if self.policies.ambiguous == Ambiguous::Hold {
+                engine.hold(id, record);
+            } else {
+                engine.settle(id, Settlement::Deferred(record));
+                engine.due(id);
+            }
+        }
+        engine.raise(Alarm::Stuck, engine.subject(), what.to_owned());
+        engine
+    }
+
+    /// An envelope that rests in the spool without a time here (the loop was started again) is tried now.
+    pub fn adopt(&mut self, id: EnvelopeId) {
+        self.due(id);
+    }
+
+    /// The watchdog had to help.
+    pub fn was_stuck(&mut self, what: &str) {
+        self.raise(Alarm::Stuck, self.subject(), what.to_owned());
+    }
+
+    // ---- what people see ----
+
+    /// When an envelope that waits for its backoff is tried again.
+    #[must_use]
+    pub fn due_at(&self, id: EnvelopeId) -> Option<Instant> {
+        self.schedule.due_at(id)
+    }
+
+    /// Envelopes in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Envelopes this engine will bring back by itself.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.schedule.waiting()
+    }
+
+    /// Settlements that have still to become durable.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        self.unsettled
+    }
+
+    /// Nothing is in flight and nothing has still to become durable.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.flights.is_empty() && self.unsettled == 0
+    }
+
+    /// Envelopes should be flowing: nobody paused it, an endpoint is in service.
+    #[must_use]
+    pub fn should_flow(&self, now: Instant) -> bool {
+        !self.paused && !self.stopping && !self.schedule.lulled(now) && self.failover.admission(now) == Admission::Open
+    }
+
+    /// Paused by an operator.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Settings in force.
+    #[must_use]
+    pub fn destination(&self) -> &Arc<Destination> {
+        &self.destination
+    }
+
+    /// Names of the active endpoints, and why these.
+    #[must_use]
+    pub fn active(&self) -> (Vec<String>, String) {
+        let names = self.failover.active().iter().filter_map(|e| self.failover.endpoint(*e)).map(|e| e.name.to_string()).collect();
+        (names, self.failover.reason().to_owned())
+    }
+
+    /// Endpoints as people see them; addresses are the driver's to add.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<EndpointStatus> {
+        let row = |id: EndpointId| {
+            let (config, health) = (self.failover.endpoint(id)?, self.failover.health(id)?);
+            let unchecked = config.tls.as_ref().is_some_and(|tls| tls.verify == Verify::None);
+            let state = health.state().name();
+            let (health, reason) = match state {
+                "up" if unchecked => ("degraded", format!("{}; its certificate is not checked (verify = \"none\")", health.reason())),
+                _ => (state, health.reason().to_owned()),
+            };
+            let admin = self.failover.admin(id)?.name();
+            Some(EndpointStatus { name: config.name.to_string(), health, admin, reason, resolved: Vec::new(), connected: Vec::new() })
+        };
+        (0..self.failover.len()).filter_map(|i| u16::try_from(i).ok()).filter_map(|i| row(EndpointId(i))).collect()
+    }
+
+    /// The policy's name in the configuration.
+    #[must_use]
+    pub fn policy_name(&self) -> &'static str {
+        match self.destination.policy {
+            Policy::Failover => "failover",
+            Policy::RoundRobin => "round-robin",
+            Policy::LeastOutstanding => "least-outstanding",
+        }
+    }
+
+    // ---- telling ----
+
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.destination.name)
+    }
+
+    fn subject(&self) -> String {
+        format!("destination {}", self.destination.name)
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.actions.push_back(Action::Emit(event));
+    }
+
+    fn settle(&mut self, id: EnvelopeId, settlement: Settlement) {
+        let synced = self.policies.ambiguous == Ambiguous::Hold;
+        self.unsettled += usize::from(synced);
+        self.actions.push_back(Action::Settle { id, settlement, synced });
+        // Its lane may have more.
+        self.dry = false;
+    }
+
+    fn raise(&mut self, alarm: Alarm, subject: String, what: String) {
+        let event = self.alarms.raise(alarm, subject, what);
+        self.actions.extend(event.map(Action::Emit));
+    }
+
+    fn clear(&mut self, alarm: Alarm) {
+        let event = self.alarms.clear(alarm);
+        self.actions.extend(event.map(Action::Emit));
+    }
+
+    /// An envelope was refused, or failed on our side.
+    fn troubled(&mut self, id: EnvelopeId, memo: &mut Memo, now: Moment) {
+        let since = *memo.troubled_since.get_or_insert(now.at);
+        if now.at.saturating_duration_since(since) >= self.destination.reject_alarm {
+            self.refused_long.insert(id);
+            let hint = "everpost queue list --state deferred shows the last answer";
+            let what = format!("an envelope has been refused for {} s; {hint}", self.destination.reject_alarm.as_secs());
+            self.raise(Alarm::Refused, self.subject(), what);
+        }
+    }
+
+    /// An envelope is no longer in trouble.
+    fn relieved(&mut self, id: EnvelopeId) {
+        self.refused_long.remove(&id);
+        if self.refused_long.is_empty() {
+            self.clear(Alarm::Refused);
+        }
+    }
+
+    fn concerns(&mut self, flight: &Flight, ruling: &Ruling) {
+        let Some(choice) = flight.choice else { return };
+        if let Some(concern) = ruling.concern {
+            self.fresh_probes.remove(&choice.endpoint);
+            let subject = format!("destination {}, endpoint {}", self.destination.name, flight.name);
+            self.raise(Alarm::Concern(concern, choice.endpoint), subject, concern.text().to_owned());
+        } else if matches!(ruling.verdict, Verdict::Delivered | Verdict::DeliveredWithWarning) {
+            let over = self.alarms.clear_if(|alarm| matches!(alarm, Alarm::Concern(_, e) if *e == choice.endpoint));
+            self.actions.extend(over.into_iter().map(Action::Emit));
+        }
+        if ruling.verdict == Verdict::Delivered {
+            self.clear(Alarm::Stuck);
+        }
+    }
+
+    /// Tells what the failover machine changed, and acts on it.
+    fn absorb(&mut self, now: Moment) {
+        while let Some(change) = self.failover.next_change() {
+            match change {
+                Change::Health(endpoint) => self.tell_health(endpoint),
+                Change::Active { from, to, reason } => {
+                    let name = |e: Option<EndpointId>| e.and_then(|e| self.failover.endpoint(e)).map(|e| Arc::clone(&e.name));
+                    let event = Event::Failover { destination: self.name(), from: name(from), to: name(to), reason };
+                    self.emit(event);
+                    if to.is_some() {
+                        self.release_all(now);
+                    }
+                }
+                Change::Left(endpoint) => self.actions.push_back(Action::Drain(endpoint)),
+                Change::Release => self.release_all(now),
+            }
+        }
+        if self.failover.active().is_empty() {
+            let what = "no endpoint is eligible; everything waits in the spool and all endpoints are tried in turn".to_owned();
+            self.raise(Alarm::Outage, self.subject(), what);
+        } else {
+            self.clear(Alarm::Outage);
+        }
+    }
+
+    fn tell_health(&mut self, endpoint: EndpointId) {
+        let (Some(config), Some(health)) = (self.failover.endpoint(endpoint), self.failover.health(endpoint)) else { return };
+        let event = Event::Health {
+            destination: self.name(),
+            endpoint: Arc::clone(&config.name),
+            up: health.eligible(),
+            state: health.state().name(),
+            reason: health.reason().to_owned(),
+        };
+        self.emit(event);
+    }
+
+    fn release_all(&mut self, now: Moment) {
+        let failover = &self.failover;
+        let released = self.schedule.release_all(now.at, |memo| has_nowhere(failover, memo));
+        for id in released {
+            self.due(id);
+        }
+    }
+}
+
+/// Every endpoint that could take it has refused it for what it is.
+fn has_nowhere(failover: &Failover, memo: &Memo) -> bool {
+    !memo.unwanted.is_empty() && !failover.has_place_for(memo.unwanted)
+}
+
+fn backoff_of(destination: &Destination) -> Backoff {
+    Backoff { first: destination.retry_first, max: destination.retry_max }
+}
+
+/// Different envelopes that take turns as scouts of a stalled destination: more would defer the backlog one by one, fewer would let one bad message
+/// stand for all.
+const SCOUTS_IN_TURN: usize = 3;
+
+/// Failures without an answer, each with answers to others since the one before, after which a message and not the endpoint is at fault: once may
+/// be chance, a connection cut while it was on the way.
+const STRIKES: u8 = 2;

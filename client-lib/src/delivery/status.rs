@@ -1,0 +1,72 @@
+//! What people see of a destination: the rows of `status --json`, of `top` and of the admin API.
+//! Rules: names and texts only, never content of messages; the field names are a contract with scripts and change only by addition.
+//! Errors: none.
+
+use crate::keys::Protocol;
+use serde::Serialize;
+
+/// One destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DestinationStatus {
+    /// Its name.
+    pub name: String,
+    /// What its endpoints speak.
+    pub protocol: Protocol,
+    /// `failover`, `round-robin` or `least-outstanding`.
+    pub policy: &'static str,
+    /// An operator stopped its delivery.
+    pub paused: bool,
+    /// Names of the endpoints that get new traffic now; empty: none is eligible.
+    pub active: Vec<String>,
+    /// An operator's shift; none in this version.
+    pub shift: Option<()>,
+    /// Why `active` is what it is.
+    pub reason: String,
+    /// Envelopes waiting their turn.
+    pub ready: u64,
+    /// Envelopes being attempted.
+    pub in_flight: u64,
+    /// Envelopes waiting for their next attempt.
+    pub deferred: u64,
+    /// Envelopes an operator or the policy keeps.
+    pub held: u64,
+    /// Waiting envelopes of which an attempt ended sent but unanswered.
+    pub ambiguous: u64,
+    /// Envelopes that wait for an operator's decision.
+    pub dead_letter: u64,
+    /// Age of the oldest envelope that still has to be delivered, in seconds; 0: none waits.
+    pub oldest_waiting_seconds: u64,
+    /// Its endpoints, in order of preference.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EndpointStatus {
+    /// Its name.
+    pub name: String,
+    /// What traffic and probes say: `up`, `suspect`, `down`, `probing`; `degraded`: up, but its certificate is not checked.
+    pub health: &'static str,
+    /// What people want: `enabled`, `draining`, `disabled`.
+    pub admin: &'static str,
+    /// Why its health is what it is.
+    pub reason: String,
+    /// Addresses its name resolved to last.
+    pub resolved: Vec<String>,
+    /// Addresses connected to now.
+    pub connected: Vec<String>,
+}
+
+impl DestinationStatus {
+    /// Nothing here needs people: the preferred endpoint is active and healthy, nothing is held, dead or ambiguous.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        let preferred = self.endpoints.first().is_some_and(|e| self.active.first() == Some(&e.name));
+        preferred
+            && !self.paused
+            && self.held == 0
+            && self.ambiguous == 0
+            && self.dead_letter == 0
+            && self.endpoints.iter().all(|e| e.health != "degraded")
+    }
+}

@@ -1,0 +1,219 @@
+//! The threads of the spool: a leader for those who cannot block, and a keeper for housekeeping.
+//! Rules: a commit is led at once; settlements alone wait at most 10 ms for a commit to ride with; housekeeping runs each second and when the spool asks.
+//! Content that needs syncs of its own is staged on a blocking thread, so that images never stand in front of small messages.
+//! Errors: those of the spool. A thread that could not be started is the system's error.
+
+use crate::ids::EnvelopeId;
+use crate::limits::{MAINTENANCE, SETTLEMENT_WAIT};
+use crate::spool::{Decision, Done, Draft, Receipt, Settlement, Spool, SpoolError, Work};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+
+/// Owner of the leader thread and the maintenance thread. They end with `stop`, or with the last clone.
+#[derive(Debug, Clone)]
+pub struct Committer {
+    spool: Arc<Spool>,
+    threads: Arc<Threads>,
+}
+
+#[derive(Debug)]
+struct Threads {
+    signal: Arc<Signal>,
+    running: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the threads wait for.
+#[derive(Debug, Default)]
+struct Signal {
+    state: Mutex<Wanted>,
+    leader: Condvar,
+    keeper: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    urgent: bool,
+    soon: bool,
+    upkeep: bool,
+    stop: bool,
+}
+
+impl Signal {
+    fn tell(&self, work: Work) {
+        let mut wanted = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match work {
+            Work::Urgent => wanted.urgent = true,
+            Work::Soon => wanted.soon = true,
+            Work::Upkeep => wanted.upkeep = true,
+        }
+        drop(wanted);
+        if work == Work::Upkeep { self.keeper.notify_one() } else { self.leader.notify_one() }
+    }
+
+    fn lead(&self, spool: &Spool) {
+        let mut wanted = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due: Option<Instant> = None;
+        loop {
+            if wanted.stop {
+                return;
+            }
+            let now = Instant::now();
+            if wanted.soon && due.is_none() {
+                due = Some(now + SETTLEMENT_WAIT);
+            }
+            if wanted.urgent || due.is_some_and(|at| now >= at) {
+                (wanted.urgent, wanted.soon, due) = (false, false, None);
+                drop(wanted);
+                spool.lead();
+                wanted = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            wanted = match due {
+                Some(at) => self.leader.wait_timeout(wanted, at - now).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.leader.wait(wanted).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    fn keep(&self, spool: &Spool) {
+        // At once at the beginning, so that the next segment is prepared early; then each second.
+        let mut next = Instant::now();
+        let mut wanted = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while !wanted.stop {
+            let now = Instant::now();
+            if now >= next {
+                next = now + MAINTENANCE;
+                drop(wanted);
+                spool.maintain(wall_clock());
+                wanted = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            } else if std::mem::take(&mut wanted.upkeep) {
+                drop(wanted);
+                spool.upkeep();
+                wanted = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            } else {
+                wanted = self.keeper.wait_timeout(wanted, next - now).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+}
+
+fn wall_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Threads {
+    fn end(&self) {
+        self.signal.state.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        self.signal.leader.notify_all();
+        self.signal.keeper.notify_all();
+        let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in running {
+            // A callback of the spool may hold the last clone: a thread does not wait for itself.
+            if thread.thread().id() != std::thread::current().id() {
+                // A panic in a thread was told when it happened; there is nothing left to do about it here.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// A callback and what awaits it.
+fn answer<T: Send + 'static>() -> (Done<T>, oneshot::Receiver<Result<T, SpoolError>>) {
+    let (tell, hear) = oneshot::channel();
+    // Nobody listens if the waiting task was cancelled.
+    (Box::new(move |result| drop(tell.send(result))), hear)
+}
+
+fn unanswered(_: oneshot::error::RecvError) -> SpoolError {
+    SpoolError::NotDurable { phase: "write", cause: io::Error::other("the spool was closed") }
+}
+
+impl Committer {
+    /// Starts the threads.
+    /// # Errors
+    /// The system's.
+    pub fn start(spool: Arc<Spool>) -> io::Result<Committer> {
+        let signal = Arc::new(Signal::default());
+        let threads = Arc::new(Threads { signal: Arc::clone(&signal), running: Mutex::default() });
+        spool.on_work(Box::new({
+            let signal = Arc::clone(&signal);
+            move |work| signal.tell(work)
+        }));
+        for (name, run) in [("spool-leader", Signal::lead as fn(&Signal, &Spool)), ("spool-keeper", Signal::keep)] {
+            let (signal, spool) = (Arc::clone(&signal), Arc::clone(&spool));
+            let thread = Builder::new().name(name.to_owned()).spawn(move || run(&signal, &spool))?;
+            threads.running.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(Committer { spool, threads })
+    }
+
+    /// The spool.
+    #[must_use]
+    pub fn spool(&self) -> &Arc<Spool> {
+        &self.spool
+    }
+
+    /// Makes a message durable.
+    /// # Errors
+    /// As `Spool::commit`.
+    pub async fn commit(&self, draft: Draft) -> Result<Receipt, SpoolError> {
+        let draft = if Spool::must_stage(&draft.content) {
+            let spool = Arc::clone(&self.spool);
+            let staged = tokio::task::spawn_blocking(move || spool.stage(draft)).await;
+            staged.map_err(|cause| SpoolError::NotDurable { phase: "write", cause: io::Error::other(cause) })??
+        } else {
+            draft
+        };
+        let (done, heard) = answer();
+        self.spool.commit_then(draft, done);
+        heard.await.map_err(unanswered)?
+    }
+
+    /// Settles, and returns when that is durable.
+    /// # Errors
+    /// As `Spool::settle_then`.
+    pub async fn settle(&self, id: EnvelopeId, settlement: Settlement) -> Result<(), SpoolError> {
+        let (done, heard) = answer();
+        self.spool.settle_then(id, settlement, done);
+        heard.await.map_err(unanswered)?
+    }
+
+    /// Decides, and returns when that is durable.
+    /// # Errors
+    /// As `Spool::decide`.
+    pub async fn decide(&self, id: EnvelopeId, decision: Decision) -> Result<(), SpoolError> {
+        let (done, heard) = answer();
+        self.spool.decide(id, decision, wall_clock(), done);
+        heard.await.map_err(unanswered)?
+    }
+
+    /// Remembers, and returns when that is durable.
+    /// # Errors
+    /// As `Spool::remember`.
+    pub async fn remember(&self, name: &str, value: &[u8]) -> Result<(), SpoolError> {
+        let (done, heard) = answer();
+        self.spool.remember(name, value, done);
+        heard.await.map_err(unanswered)?
+    }
+
+    /// Writes what waits and ends the threads.
+    /// # Errors
+    /// As `Spool::close`.
+    pub async fn stop(&self) -> Result<(), SpoolError> {
+        let (spool, threads) = (Arc::clone(&self.spool), Arc::clone(&self.threads));
+        let stopped = tokio::task::spawn_blocking(move || {
+            threads.end();
+            spool.close()
+        });
+        stopped.await.map_err(|cause| SpoolError::NotDurable { phase: "sync", cause: io::Error::other(cause) })?
+    }
+}

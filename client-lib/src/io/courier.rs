@@ -1,0 +1,52 @@
+//! What the driver of a destination asks of a protocol: attempt one envelope, probe one endpoint. MLLP and DICOM each implement it once.
+//! Rules: a courier owns its connections and keeps them between attempts; it never decides: it reports outcomes. Every wait in it has a deadline.
+//! Dropping an attempt's future aborts its connection. A connection that saw a time-out, a wrong answer or a fault is closed, never reused.
+//! Errors: none; failures are outcomes.
+
+use crate::delivery::{Outcome, Phase};
+use crate::ids::EndpointId;
+use crate::spool::Envelope;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+/// A boxed future.
+pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// One attempt to be made.
+#[derive(Debug)]
+pub struct Order {
+    /// What to deliver. Content is opened from the spool by message id.
+    pub envelope: Envelope,
+    /// Where.
+    pub endpoint: EndpointId,
+    /// On a fresh connection, not a kept one.
+    pub fresh: bool,
+}
+
+/// A failed probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeFailure {
+    /// How far it came.
+    pub phase: Phase,
+    /// What happened, for people.
+    pub cause: String,
+}
+
+/// A protocol's way of delivering.
+pub trait Courier: Send + Sync + 'static {
+    /// Makes one attempt.
+    fn attempt(&self, order: Order) -> Boxed<Outcome>;
+    /// Makes one probe, on a connection of its own, within the endpoint's probe time-out.
+    fn probe(&self, endpoint: EndpointId) -> Boxed<Result<(), ProbeFailure>>;
+    /// Closes idle connections to an endpoint, properly (release). Those in use close when their attempt ends.
+    fn drain(&self, endpoint: EndpointId);
+    /// Closes every idle connection properly, because the process is about to end; returns when that is done or `limits::CLOSE_WAIT` is over.
+    fn close(&self) -> Boxed<()> {
+        Box::pin(async {})
+    }
+    /// Addresses connected to now.
+    fn connected(&self, endpoint: EndpointId) -> Vec<SocketAddr>;
+    /// Addresses its name resolved to last.
+    fn resolved(&self, endpoint: EndpointId) -> Vec<SocketAddr>;
+}

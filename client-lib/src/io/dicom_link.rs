@@ -1,0 +1,375 @@
+//! Delivers to DICOM endpoints: C-STORE over a pool of associations per endpoint, and the endpoint's probes.
+//!
+//! Rules:
+//! - Which association an attempt gets is the pool's to say (`dicom_pool`).
+//! - A new association proposes what the attempt needs, what waits in the spool, and what was sent lately: one context per SOP class and transfer
+//!   syntax, each uncompressed one with its alternatives where `convert` is set.
+//! - Content goes as it is if the endpoint takes it so, else converted if `convert` is set and it can be, else the outcome is `NoContext`.
+//!
+//! Errors: outcomes.
+
+use crate::config::{self, CallingAe, Ordering, Probe};
+use crate::delivery::{Outcome, Phase};
+use crate::dicom::dimse::StoreRq;
+use crate::dicom::negotiate::is_ae_title;
+use crate::dicom::pdu::Reject;
+use crate::dicom::uid;
+use crate::event::Events;
+use crate::ids::{DestinationId, EndpointId};
+use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
+use crate::io::dicom_body::{Body, BodyError, blocking};
+use crate::io::dicom_open::{self, Need, Opened};
+use crate::io::dicom_pool::{Found, Lease, Place, Seat};
+use crate::io::dicom_scu::{Job, Settings};
+use crate::io::stream;
+use crate::io::tls::ClientTls;
+use crate::keys::{Key, Keys};
+use crate::limits::{CLOSE_WAIT, CONTEXTS_MAX, CONTEXTS_PEEK_MAX, CONTEXTS_REMEMBERED_MAX};
+use crate::spool::{Envelope, Spool};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Calling AE title where the sender's own is to be passed on and cannot be.
+const OWN_AE: &str = "EVERPOST";
+
+/// The courier of a DICOM destination. Dropping it releases its idle associations, and the others when their work ends.
+#[derive(Debug, Clone)]
+pub struct DicomCourier(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    destination: Arc<config::Destination>,
+    spool: Arc<Spool>,
+    seats: Vec<Arc<Seat>>,
+    /// Sent lately: calling AE title, SOP class, transfer syntax; the latest first.
+    seen: Mutex<VecDeque<(String, String, String)>>,
+}
+
+impl DicomCourier {
+    /// A courier for a destination; `tls` as long as its endpoints.
+    #[must_use]
+    pub fn new(destination: Arc<config::Destination>, tls: Vec<Option<ClientTls>>, spool: Arc<Spool>, _events: Events) -> Self {
+        let mut tls = tls.into_iter();
+        let seat = |endpoint: &Arc<config::Endpoint>| Arc::new(Seat::new(endpoint.clone(), tls.next().flatten()));
+        let seats = destination.endpoints.iter().map(seat).collect();
+        Self(Arc::new(Shared { destination, spool, seats, seen: Mutex::default() }))
+    }
+}
+
+impl Shared {
+    async fn attempt(self: &Arc<Self>, order: Order) -> Outcome {
+        let Order { envelope, endpoint, fresh } = order;
+        let Some(seat) = self.seats.get(endpoint.index()) else {
+            return Outcome::Local { cause: format!("endpoint {} is not configured any more", endpoint.index()), permanent: false };
+        };
+        let need = self.need(&envelope.keys);
+        self.remember(&need);
+        let mut fresh = fresh;
+        loop {
+            let mut lease = match self.acquire(seat, &need, fresh, envelope.destination).await {
+                Ok(lease) => lease,
+                Err(outcome) => return outcome,
+            };
+            // An association that ends before it took the job gives it back; the next one found is another one.
+            fresh = false;
+            let body = match self.body(&envelope, &need, lease.convert_to) {
+                Ok(body) => body,
+                Err(error) => {
+                    lease.ended = true;
+                    return error.outcome();
+                }
+            };
+            let (reply, answer) = oneshot::channel();
+            let job = Job { request: request(&envelope.keys), context: lease.context, body, reply };
+            if lease.jobs.send(job).is_err() {
+                continue;
+            }
+            // `Unused`, or the task is gone: the object never left.
+            if let Ok(Ok(outcome)) = answer.await {
+                lease.ended = true;
+                if matches!(outcome, Outcome::Stored { .. }) {
+                    seat.answered();
+                }
+                return outcome;
+            }
+        }
+    }
+
+    fn need(&self, keys: &Keys) -> Need {
+        let calling_ae = match &self.destination.calling_ae {
+            CallingAe::Fixed(ae) => ae.clone(),
+            CallingAe::Pass => Some(keys.text(Key::CallingAe)).filter(|ae| is_ae_title(ae)).unwrap_or_else(|| OWN_AE.to_owned()),
+        };
+        let (sop_class, transfer_syntax) = (keys.text(Key::SopClass), keys.text(Key::TransferSyntax));
+        Need { calling_ae, sop_class, transfer_syntax, convert: self.destination.convert }
+    }
+
+    fn remember(&self, need: &Need) {
+        let entry = (need.calling_ae.clone(), need.sop_class.clone(), need.transfer_syntax.clone());
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.front() == Some(&entry) {
+            return;
+        }
+        seen.retain(|other| *other != entry);
+        seen.push_front(entry);
+        seen.truncate(CONTEXTS_REMEMBERED_MAX);
+    }
+
+    fn body(&self, envelope: &Envelope, need: &Need, convert_to: Option<&str>) -> Result<Body, BodyError> {
+        let reader = Box::new(blocking(|| self.spool.open_content(envelope.message))?);
+        match convert_to {
+            None => Ok(Body::plain(reader)),
+            Some(to) => Body::converted(reader, &need.transfer_syntax, to),
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        let destination = &self.destination;
+        // With an order to keep, nothing overtakes: one object at a time on each association.
+        let window = if destination.ordering == Ordering::None { destination.window.get() } else { 1 };
+        Settings { answer_timeout: destination.ack_timeout, idle_release: destination.idle_release, window }
+    }
+
+    /// An association for an attempt: whichever is free first, a kept one or the one opened for it.
+    async fn acquire(self: &Arc<Self>, seat: &Arc<Seat>, need: &Need, fresh: bool, destination: DestinationId) -> Result<Lease, Outcome> {
+        let limit = usize::from(self.destination.associations.get());
+        // Every association in use ends or answers within this time.
+        let deadline = Instant::now() + self.destination.connect_timeout + self.destination.ack_timeout;
+        let kept_up_to = if fresh { seat.newest() } else { 0 };
+        let mut opening: Option<oneshot::Receiver<Result<(), Outcome>>> = None;
+        let waiting = seat.wait(need);
+        loop {
+            // Made before looking, so that no change in between is missed.
+            let changed = seat.changed.notified();
+            if let Some(failure) = waiting.shared_failure().filter(|_| opening.is_none()) {
+                return Err(failure);
+            }
+            match seat.find(need, kept_up_to, limit, opening.is_none()) {
+                Found::Lent(lease) => return Ok(lease),
+                Found::Refused => {
+                    return Err(Outcome::NoContext { sop_class: need.sop_class.clone(), transfer_syntax: need.transfer_syntax.clone() });
+                }
+                Found::Room(place) => {
+                    let (done, opened) = oneshot::channel();
+                    let (shared, need) = (self.clone(), need.clone());
+                    tokio::spawn(async move {
+                        // The attempt may have found another one meanwhile: then nobody waits for it.
+                        let _ = done.send(shared.open_into(place, &need, destination).await);
+                    });
+                    opening = Some(opened);
+                }
+                Found::Wait => {}
+            }
+            let opened = async {
+                match &mut opening {
+                    Some(opened) => opened.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                result = opened => {
+                    opening = None;
+                    if let Ok(Err(failure)) = result {
+                        return Err(failure);
+                    }
+                }
+                changed = timeout_at(deadline, changed) => if changed.is_err() {
+                    let cause = format!("all associations to {} are in use; raise `associations` (now {limit}) if the peer takes more", seat.name);
+                    return Err(Outcome::Local { cause, permanent: false });
+                },
+            }
+        }
+    }
+
+    /// Opens an association and takes it into the pool. An error is a failure of the endpoint; that it takes no more of them at once is none.
+    async fn open_into(&self, place: Place, need: &Need, destination: DestinationId) -> Result<(), Outcome> {
+        let (seat, begun) = (place.seat().clone(), Instant::now());
+        let opened = self.open(&seat, need, destination).await;
+        seat.opening_ended(need);
+        match opened {
+            Ok(opened) => {
+                seat.add(opened, need, self.settings(), place);
+                Ok(())
+            }
+            Err(failure) if seat.is_full(&failure, begun) => Ok(()),
+            Err(failure) => {
+                seat.failed(need, &failure);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn open(&self, seat: &Seat, need: &Need, destination: DestinationId) -> Result<Opened, Outcome> {
+        let deadline = Instant::now() + self.destination.connect_timeout;
+        let pairs = self.pairs(need, destination);
+        let proposal = dicom_open::proposal(&need.calling_ae, &seat.endpoint.ae_title, &pairs, self.settings().window);
+        let stream = seat.dialer.dial(deadline).await?;
+        dicom_open::open(stream, &proposal, &seat.name, deadline).await
+    }
+
+    /// SOP class and transfer syntax of each context to propose.
+    fn pairs(&self, need: &Need, destination: DestinationId) -> Vec<(String, String)> {
+        let waiting = self.spool.peek(destination, CONTEXTS_PEEK_MAX);
+        let waiting = waiting.iter().map(|keys| self.need(keys)).filter(|other| other.calling_ae == need.calling_ae);
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = seen.iter().filter(|(ae, ..)| *ae == need.calling_ae).map(|(_, class, syntax)| Need {
+            sop_class: class.clone(),
+            transfer_syntax: syntax.clone(),
+            ..need.clone()
+        });
+        let mut pairs: Vec<(String, String)> = need.pairs().collect();
+        let fits = |pair: &(String, String)| uid::is_well_formed(&pair.0) && uid::is_well_formed(&pair.1);
+        for pair in waiting.chain(seen).flat_map(|other| other.pairs().collect::<Vec<_>>()).filter(fits) {
+            if pairs.len() == CONTEXTS_MAX {
+                break;
+            }
+            if !pairs.contains(&pair) {
+                pairs.push(pair);
+            }
+        }
+        pairs
+    }
+
+    async fn probe(&self, endpoint: EndpointId) -> Result<(), ProbeFailure> {
+        let Some(seat) = self.seats.get(endpoint.index()) else {
+            return Err(ProbeFailure { phase: Phase::Resolve, cause: "the endpoint is not configured any more".to_owned() });
+        };
+        let health = &seat.endpoint.health;
+        let begun = Instant::now();
+        let mut ended = None;
+        if !seat.is_crowded() && !seat.connected().is_empty() {
+            // Beside open associations of ours, some peers take no other one: half of the time shows whether this is one of them.
+            ended = Some(self.probe_seat(seat, begun + health.timeout / 2).await);
+            if matches!(&ended, Some(Err(failed)) if failed.phase == Phase::Associate) {
+                seat.probe_failed();
+                ended = None;
+            }
+        }
+        let ended = match ended {
+            Some(ended) => ended,
+            None => self.probe_seat(seat, begun + health.timeout).await,
+        };
+        match ended {
+            // A peer that takes no association beside ours, and answers on ours, is there.
+            Err(failed) if failed.phase <= Phase::Associate && seat.answered_since(begun) => Ok(()),
+            Err(failed) => {
+                seat.probe_failed();
+                Err(failed)
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn probe_seat(&self, seat: &Arc<Seat>, deadline: Instant) -> Result<(), ProbeFailure> {
+        let health = &seat.endpoint.health;
+        if health.probe == Probe::DicomEcho && seat.is_crowded() {
+            seat.make_room(deadline).await;
+        }
+        let stream = seat.dialer.dial(deadline).await.map_err(failure)?;
+        if health.probe != Probe::DicomEcho {
+            stream::close(stream).await;
+            return Ok(());
+        }
+        let calling_ae = match &self.destination.calling_ae {
+            CallingAe::Fixed(ae) => ae,
+            CallingAe::Pass => OWN_AE,
+        };
+        let pairs = [(uid::VERIFICATION.to_owned(), uid::IMPLICIT_LE.to_owned())];
+        let proposal = dicom_open::proposal(calling_ae, &seat.endpoint.ae_title, &pairs, 1);
+        let mut opened = dicom_open::open(stream, &proposal, &seat.name, deadline).await.map_err(failure)?;
+        match opened.echo(deadline).await {
+            Ok(0) => {
+                // The answer is what was asked for; how the association ends changes nothing.
+                tokio::spawn(opened.release());
+                Ok(())
+            }
+            Ok(status) => {
+                tokio::spawn(opened.release());
+                Err(ProbeFailure { phase: Phase::Answer, cause: format!("{} answered the C-ECHO with {status:04X}H", seat.name) })
+            }
+            Err(outcome) => {
+                tokio::spawn(opened.abort());
+                Err(failure(outcome))
+            }
+        }
+    }
+}
+
+/// The C-STORE-RQ of a message: priority and move originator as they came.
+fn request(keys: &Keys) -> StoreRq {
+    let number = |key| keys.get(key).and_then(|value| value.first_chunk::<2>()).map(|value| u16::from_le_bytes(*value));
+    StoreRq {
+        message_id: 0,
+        sop_class: keys.text(Key::SopClass),
+        sop_instance: keys.text(Key::SopInstance),
+        priority: number(Key::Priority).unwrap_or(0),
+        move_originator_ae: keys.get(Key::MoveOriginatorAe).map(|_| keys.text(Key::MoveOriginatorAe)),
+        move_originator_id: number(Key::MoveOriginatorId),
+    }
+}
+
+fn failure(outcome: Outcome) -> ProbeFailure {
+    let phase = outcome.phase();
+    let cause = match outcome {
+        Outcome::NotSent { cause, .. } | Outcome::Unanswered { cause, .. } | Outcome::Local { cause, .. } | Outcome::Damaged { cause } => cause,
+        Outcome::AssociationRejected { permanent, source, reason } => {
+            let kind = if permanent { "permanently" } else { "for now" };
+            let meaning = Reject { result: u8::from(!permanent) + 1, source, reason }.meaning();
+            let remedy = match (source, reason) {
+                (1, 3 | 7) => "check the AE titles it knows",
+                (3, _) => "it takes no more associations now: give it fewer, or more room",
+                _ => "its own log says more",
+            };
+            format!("it rejected the association {kind}: {meaning} (source {source}, reason {reason}); {remedy}")
+        }
+        Outcome::NoContext { .. } => "it does not offer Verification (C-ECHO); use `probe = \"tcp\"`".to_owned(),
+        Outcome::Acknowledged { .. } | Outcome::SilenceAsked | Outcome::Stored { .. } => "it answered something else".to_owned(),
+    };
+    ProbeFailure { phase, cause }
+}
+
+impl Courier for DicomCourier {
+    fn attempt(&self, order: Order) -> Boxed<Outcome> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.attempt(order).await })
+    }
+
+    fn probe(&self, endpoint: EndpointId) -> Boxed<Result<(), ProbeFailure>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.probe(endpoint).await })
+    }
+
+    fn drain(&self, endpoint: EndpointId) {
+        if let Some(seat) = self.0.seats.get(endpoint.index()) {
+            seat.let_go();
+        }
+    }
+
+    fn close(&self) -> Boxed<()> {
+        let shared = self.0.clone();
+        Box::pin(async move {
+            let released = async {
+                for seat in &shared.seats {
+                    seat.empty().await;
+                }
+            };
+            // What is not released by then is cut with the process.
+            let _ = timeout(CLOSE_WAIT, released).await;
+        })
+    }
+
+    fn connected(&self, endpoint: EndpointId) -> Vec<SocketAddr> {
+        self.0.seats.get(endpoint.index()).map(|seat| seat.connected()).unwrap_or_default()
+    }
+
+    fn resolved(&self, endpoint: EndpointId) -> Vec<SocketAddr> {
+        self.0.seats.get(endpoint.index()).map(|seat| seat.dialer.resolved()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+#[path = "dicom_link_tests.rs"]
+mod tests;

@@ -1,0 +1,388 @@
+//! The pool of associations against a peer that follows a script, with a real spool under it.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods, reason = "tests")]
+
+use super::*;
+use crate::config::{Ambiguous, Destination, Endpoint, HealthSettings, LaneRule, OnAe, Policy, SpoolSettings};
+use crate::dicom::walker::{EXPLICIT_LITTLE, IMPLICIT_LITTLE};
+use crate::io::dicom_peer::{Act, Peer, Script};
+use crate::io::disk::Directory;
+use crate::keys::Protocol;
+use crate::spool::{Addressee, Content, Draft, Lane};
+use std::num::NonZeroU16;
+use std::time::Duration;
+use tokio::time::timeout;
+
+const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
+const MR: &str = "1.2.840.10008.5.1.4.1.1.4";
+const JPEG: &str = "1.2.840.10008.1.2.4.50";
+/// (0008,0060) CS "CT", explicit and implicit.
+const EXPLICIT: &[u8] = b"\x08\x00\x60\x00CS\x02\x00CT";
+const IMPLICIT: &[u8] = b"\x08\x00\x60\x00\x02\x00\x00\x00CT";
+
+struct Rig {
+    courier: DicomCourier,
+    spool: Arc<Spool>,
+    destination: DestinationId,
+    peer: Peer,
+    _folder: tempfile::TempDir,
+}
+
+fn destination(peer: &Peer) -> Destination {
+    let health = HealthSettings { probe: Probe::DicomEcho, interval: Duration::from_secs(10), timeout: Duration::from_secs(3), fall: 3, rise: 2 };
+    let endpoint = Endpoint {
+        name: "a".into(),
+        host: peer.address.ip().to_string(),
+        port: peer.address.port(),
+        ae_title: "PACS".into(),
+        tls: None,
+        weight: 1,
+        health,
+    };
+    Destination {
+        name: "pacs".into(),
+        protocol: Protocol::Dicom,
+        policy: Policy::Failover,
+        ordering: Ordering::None,
+        connect_timeout: Duration::from_secs(2),
+        ack_timeout: Duration::from_secs(5),
+        attempts_before_failover: 2,
+        hold_down: Duration::from_secs(30),
+        hold_down_max: Duration::from_secs(1800),
+        failback_auto: true,
+        ambiguous: Ambiguous::Resend,
+        on_ae: OnAe::DeadLetter,
+        after_dead_letter: LaneRule::Continue,
+        after_hold: LaneRule::Stop,
+        reject_alarm: Duration::from_secs(3600),
+        retry_first: Duration::from_secs(1),
+        retry_max: Duration::from_secs(60),
+        silence_as_asked: false,
+        calling_ae: CallingAe::Pass,
+        associations: NonZeroU16::MIN,
+        window: NonZeroU16::MIN,
+        convert: false,
+        idle_release: Duration::from_secs(10),
+        endpoints: vec![Arc::new(endpoint)],
+        not_acting: Vec::new(),
+    }
+}
+
+async fn rig(script: Script, settings: impl FnOnce(&mut Destination)) -> Rig {
+    let peer = Peer::start(script).await;
+    let mut config = destination(&peer);
+    settings(&mut config);
+    let folder = tempfile::tempdir().unwrap();
+    let settings = SpoolSettings { reserve: 0, segment_size: 4 << 20, ..SpoolSettings::default() };
+    let (spool, _) = Spool::open(Directory::open(folder.path()).unwrap(), settings, Events::none()).unwrap();
+    let spool = Arc::new(spool);
+    let destination = spool.destination("pacs").unwrap();
+    let courier = DicomCourier::new(Arc::new(config), vec![None], spool.clone(), Events::none());
+    Rig { courier, spool, destination, peer, _folder: folder }
+}
+
+impl Rig {
+    fn put(&self, ae: &str, class: &str, syntax: &str, content: &[u8]) {
+        let mut keys = Keys::new();
+        for (key, value) in [(Key::CallingAe, ae), (Key::SopClass, class), (Key::SopInstance, "1.2.3"), (Key::TransferSyntax, syntax)] {
+            keys.set(key, value.as_bytes());
+        }
+        keys.set(Key::Priority, &[2, 0]);
+        keys.set(Key::MoveOriginatorAe, b"MOVER");
+        keys.set(Key::MoveOriginatorId, &[7, 1]);
+        let addressees = vec![Addressee { destination: self.destination, lane: Lane::Own }];
+        let content = Content::Whole(content.to_vec().into());
+        let _receipt = self.spool.commit(Draft { keys, content, accepted_at: 0, addressees, fingerprint: None }).unwrap();
+    }
+
+    /// An attempt of the next waiting envelope.
+    fn attempt(&self, fresh: bool) -> Boxed<Outcome> {
+        let envelope = self.spool.take(self.destination).unwrap().unwrap();
+        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh })
+    }
+
+    async fn deliver(&self, ae: &str, class: &str, syntax: &str, content: &[u8]) -> Outcome {
+        self.put(ae, class, syntax, content);
+        timeout(Duration::from_secs(20), self.attempt(false)).await.unwrap()
+    }
+}
+
+const STORED: Outcome = Outcome::Stored { status: 0 };
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_association_is_used_again_and_says_what_came_with_the_object() {
+    let rig = rig(Script::default(), |_| ()).await;
+    let large: Vec<u8> = (0..1_500_000).map(|n: u32| (n % 251) as u8).collect();
+    for content in [EXPLICIT, &large] {
+        assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, content).await, STORED);
+    }
+    assert_eq!(rig.courier.connected(EndpointId(0)), [rig.peer.address]);
+    let heard = rig.peer.heard.lock().unwrap();
+    assert_eq!(heard.associations, [("CT1".to_owned(), 1)]);
+    assert!(heard.objects[0].1 == EXPLICIT && heard.objects[1].1 == large);
+    let request = heard.request.as_ref().unwrap();
+    assert_eq!((request.priority, request.move_originator_ae.as_deref(), request.move_originator_id), (2, Some("MOVER"), Some(263)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_is_proposed_at_once() {
+    let rig = rig(Script::default(), |d| d.convert = true).await;
+    rig.put("CT1", CT, EXPLICIT_LITTLE, EXPLICIT);
+    rig.put("CT1", MR, JPEG, EXPLICIT);
+    rig.put("MR1", MR, EXPLICIT_LITTLE, EXPLICIT);
+    assert_eq!(rig.attempt(false).await, STORED);
+    assert_eq!(rig.attempt(false).await, STORED);
+    // CT as it is, implicit, deflated; MR in JPEG; nothing of another calling AE title.
+    assert_eq!(rig.peer.heard.lock().unwrap().associations, [("CT1".to_owned(), 4)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_association_that_does_not_fit_gives_its_place_to_one_that_does() {
+    let rig = rig(Script::default(), |_| ()).await;
+    assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    assert_eq!(rig.deliver("CT1", MR, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    assert_eq!(rig.deliver("MR1", MR, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    assert_eq!(rig.deliver("MR1", MR, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    let heard = rig.peer.heard.lock().unwrap();
+    // The second one proposes what was sent before, too.
+    assert_eq!(heard.associations, [("CT1".to_owned(), 1), ("CT1".to_owned(), 2), ("MR1".to_owned(), 1)]);
+    assert_eq!((heard.releases, heard.open_most), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn never_more_associations_than_configured() {
+    // Two objects are never answered: the others pass them on the third association.
+    let script = Script { acts: [Act::Silence, Act::Silence].into(), ..Script::default() };
+    let rig = rig(script, |d| (d.associations, d.ack_timeout) = (NonZeroU16::new(3).unwrap(), Duration::from_secs(1))).await;
+    (0..12).for_each(|_| rig.put("CT1", CT, EXPLICIT_LITTLE, &vec![1; 300_000]));
+    let attempts: Vec<_> = (0..12).map(|_| tokio::spawn(rig.attempt(false))).collect();
+    let mut stored = 0;
+    for attempt in attempts {
+        stored += usize::from(attempt.await.unwrap() == STORED);
+    }
+    let heard = rig.peer.heard.lock().unwrap();
+    assert_eq!((stored, heard.objects.len(), heard.open_most, heard.associations.len()), (10, 12, 3, 3));
+}
+
+/// Sends `count` objects at once; all must be stored.
+async fn burst(rig: &Rig, count: usize) {
+    (0..count).for_each(|_| rig.put("CT1", CT, EXPLICIT_LITTLE, &vec![1; 300_000]));
+    let attempts: Vec<_> = (0..count).map(|_| tokio::spawn(rig.attempt(false))).collect();
+    for attempt in attempts {
+        assert_eq!(timeout(Duration::from_secs(20), attempt).await.unwrap().unwrap(), STORED);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_more_titles_than_places_associations_take_turns() {
+    let rig = rig(Script::default(), |d| d.associations = NonZeroU16::new(2).unwrap()).await;
+    for number in 0..120 {
+        rig.put(&format!("CT{}", number % 6), CT, EXPLICIT_LITTLE, &vec![1; 100_000]);
+    }
+    let attempts: Vec<_> = (0..120).map(|_| tokio::spawn(rig.attempt(false))).collect();
+    for attempt in attempts {
+        assert_eq!(timeout(Duration::from_secs(20), attempt).await.unwrap().unwrap(), STORED);
+    }
+    let heard = rig.peer.heard.lock().unwrap();
+    assert_eq!(heard.open_most, 2);
+    assert!(heard.associations.len() < 24, "{} associations for 120 objects of 6 titles", heard.associations.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_title_that_never_rests_gives_way_after_its_turn() {
+    let rig = Arc::new(rig(Script::default(), |_| ()).await);
+    let busy = {
+        let rig = rig.clone();
+        tokio::spawn(async move {
+            loop {
+                rig.put("BUSY", CT, EXPLICIT_LITTLE, EXPLICIT);
+                rig.put("BUSY", CT, EXPLICIT_LITTLE, EXPLICIT);
+                let (one, other) = (tokio::spawn(rig.attempt(false)), tokio::spawn(rig.attempt(false)));
+                assert_eq!((one.await.unwrap(), other.await.unwrap()), (STORED, STORED));
+            }
+        })
+    };
+    timeout(Duration::from_secs(5), rig.peer.until(|heard| heard.objects.len() > 10)).await.unwrap();
+    let begun = Instant::now();
+    // Whose envelope `take` hands out is a matter of the moment; a key table of its own is not.
+    let mut keys = Keys::new();
+    for (key, value) in [(Key::CallingAe, "OTHER"), (Key::SopClass, CT), (Key::SopInstance, "1.2"), (Key::TransferSyntax, EXPLICIT_LITTLE)] {
+        keys.set(key, value.as_bytes());
+    }
+    let need = rig.courier.0.need(&keys);
+    let lease = timeout(Duration::from_secs(10), rig.courier.0.acquire(&rig.courier.0.seats[0], &need, false, rig.destination)).await.unwrap();
+    assert!(lease.is_ok());
+    assert!(begun.elapsed() < 3 * crate::limits::ASSOCIATION_TURN, "{:?}", begun.elapsed());
+    busy.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_shares_the_failure_to_connect() {
+    let rig = rig(Script { mute: true, ..Script::default() }, |d| d.connect_timeout = Duration::from_millis(300)).await;
+    (0..20).for_each(|_| rig.put("CT1", CT, EXPLICIT_LITTLE, EXPLICIT));
+    let begun = Instant::now();
+    let attempts: Vec<_> = (0..20).map(|_| tokio::spawn(rig.attempt(false))).collect();
+    for attempt in attempts {
+        assert!(matches!(attempt.await.unwrap(), Outcome::NotSent { phase: Phase::Associate, timeout: true, .. }));
+    }
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_takes_fewer_associations_than_configured_is_no_failing_peer() {
+    let serial = Script { serial: true, ..Script::default() };
+    let limited = Script { most: 2, ..Script::default() };
+    for (script, most) in [(serial, 1), (limited, 2)] {
+        let rig = rig(script, |d| (d.associations, d.connect_timeout) = (NonZeroU16::new(4).unwrap(), Duration::from_millis(200))).await;
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(600) {
+            burst(&rig, 8).await;
+        }
+        let heard = rig.peer.heard.lock().unwrap();
+        assert_eq!((heard.open_most, heard.associations.len()), (most, most));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_hangs_is_failing_although_one_association_is_open() {
+    let script = Script { serial: true, acts: [Act::Answer(0), Act::Silence].into(), ..Script::default() };
+    let rig = rig(script, |d| (d.associations, d.connect_timeout) = (NonZeroU16::new(4).unwrap(), Duration::from_millis(200))).await;
+    assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    rig.put("CT1", CT, EXPLICIT_LITTLE, EXPLICIT);
+    let _hanging = tokio::spawn(rig.attempt(false));
+    timeout(Duration::from_secs(5), rig.peer.until(|heard| heard.objects.len() == 2)).await.unwrap();
+    let outcome = rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await;
+    assert!(matches!(outcome, Outcome::NotSent { phase: Phase::Associate, timeout: true, .. }), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_gets_room_at_a_peer_that_takes_one_association() {
+    let rig = rig(Script { serial: true, ..Script::default() }, |d| {
+        let mut endpoint = (*d.endpoints[0]).clone();
+        endpoint.health.timeout = Duration::from_millis(600);
+        d.endpoints = vec![Arc::new(endpoint)];
+    })
+    .await;
+    assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    for _ in 0..2 {
+        assert_eq!(rig.courier.probe(EndpointId(0)).await, Ok(()));
+    }
+    assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_window_is_used_when_granted_and_order_allows() {
+    for ordering in [Ordering::None, Ordering::Study] {
+        let script = Script { acts: [Act::AnswerAfterNext(0)].into(), ..Script::default() };
+        let rig = rig(script, |d| {
+            (d.window, d.ordering, d.ack_timeout) = (NonZeroU16::new(4).unwrap(), ordering, Duration::from_millis(300));
+        })
+        .await;
+        rig.put("CT1", CT, EXPLICIT_LITTLE, EXPLICIT);
+        let first = tokio::spawn(rig.attempt(false));
+        timeout(Duration::from_secs(5), rig.peer.until(|heard| heard.objects.len() == 1)).await.unwrap();
+        assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+        // With an order, the second one waits for the end of the first one, whose answer never comes then.
+        let first = first.await.unwrap();
+        assert_eq!(first == STORED, ordering == Ordering::None, "{first:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_is_converted_only_where_it_must_and_may_be() {
+    let picky = || Script { syntaxes: vec![IMPLICIT_LITTLE], ..Script::default() };
+    let refused = |syntax: &str| Outcome::NoContext { sop_class: CT.into(), transfer_syntax: syntax.into() };
+    let strict = rig(picky(), |_| ()).await;
+    assert_eq!(strict.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, refused(EXPLICIT_LITTLE));
+    assert_eq!(strict.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, refused(EXPLICIT_LITTLE));
+    assert_eq!(strict.peer.heard.lock().unwrap().associations.len(), 1, "what was refused is not asked again");
+    let converting = rig(picky(), |d| d.convert = true).await;
+    assert_eq!(converting.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    assert_eq!(converting.deliver("CT1", CT, IMPLICIT_LITTLE, IMPLICIT).await, STORED);
+    assert_eq!(converting.deliver("CT1", CT, JPEG, EXPLICIT).await, refused(JPEG));
+    let broken = converting.deliver("CT1", CT, EXPLICIT_LITTLE, &EXPLICIT[..9]).await;
+    assert!(matches!(broken, Outcome::Local { permanent: true, .. }), "{broken:?}");
+    let heard = converting.peer.heard.lock().unwrap();
+    assert_eq!(heard.objects, vec![(IMPLICIT_LITTLE.to_owned(), IMPLICIT.to_vec()); 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_attempt_takes_no_kept_association() {
+    let rig = rig(Script::default(), |_| ()).await;
+    assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    rig.put("CT1", CT, EXPLICIT_LITTLE, EXPLICIT);
+    assert_eq!(rig.attempt(true).await, STORED);
+    assert_eq!(rig.peer.heard.lock().unwrap().associations.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_left_costs_nothing() {
+    let script = Script { acts: [Act::AnswerAndClose(0), Act::AnswerAndRelease(0)].into(), ..Script::default() };
+    let rig = rig(script, |_| ()).await;
+    for _ in 0..3 {
+        assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+        tokio::time::timeout(Duration::from_millis(200), rig.peer.until(|_| false)).await.unwrap_err();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_to_open_are_told_apart() {
+    let reject = crate::dicom::pdu::Reject::LOCAL_LIMIT;
+    let rejecting = rig(Script { reject: Some(reject), ..Script::default() }, |_| ()).await;
+    let expected = Outcome::AssociationRejected { permanent: false, source: 3, reason: 2 };
+    assert_eq!(rejecting.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, expected);
+    assert_eq!(rejecting.courier.probe(EndpointId(0)).await.unwrap_err().phase, Phase::Associate);
+    let mute = rig(Script { mute: true, ..Script::default() }, |d| d.connect_timeout = Duration::from_millis(100)).await;
+    let outcome = mute.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await;
+    assert!(matches!(outcome, Outcome::NotSent { phase: Phase::Associate, timeout: true, .. }), "{outcome:?}");
+    let gone = rig(Script::default(), |d| {
+        // A port nobody listens on: bound for a moment, then given back.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let endpoint = Endpoint { port, ..(*d.endpoints[0]).clone() };
+        d.endpoints = vec![Arc::new(endpoint)];
+    })
+    .await;
+    let outcome = gone.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await;
+    assert!(matches!(outcome, Outcome::NotSent { phase: Phase::Connect, timeout: false, .. }), "{outcome:?}");
+    assert_eq!(gone.courier.probe(EndpointId(0)).await.unwrap_err().phase, Phase::Connect);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_echoes_beside_the_associations_and_drain_releases_them() {
+    let rig = rig(Script::default(), |_| ()).await;
+    assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    assert_eq!(rig.courier.probe(EndpointId(0)).await, Ok(()));
+    assert_eq!(rig.peer.heard.lock().unwrap().associations[1], ("EVERPOST".to_owned(), 1));
+    rig.courier.drain(EndpointId(0));
+    timeout(Duration::from_secs(5), rig.peer.until(|heard| heard.releases == 2)).await.unwrap();
+    assert!(rig.courier.connected(EndpointId(0)).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_end_idle_associations_are_released() {
+    let rig = rig(Script::default(), |_| ()).await;
+    assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    rig.courier.close().await;
+    assert_eq!(rig.peer.heard.lock().unwrap().releases, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_given_up_frees_its_place() {
+    let script = Script { acts: [Act::Silence].into(), ..Script::default() };
+    let rig = rig(script, |d| d.ack_timeout = Duration::from_secs(600)).await;
+    rig.put("CT1", CT, EXPLICIT_LITTLE, EXPLICIT);
+    let attempt = tokio::spawn(rig.attempt(false));
+    timeout(Duration::from_secs(5), rig.peer.until(|heard| heard.objects.len() == 1)).await.unwrap();
+    attempt.abort();
+    assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    assert_eq!(rig.peer.heard.lock().unwrap().aborts, 1);
+}
+
+#[test]
+fn a_rejected_probe_names_the_remedy_that_fits() {
+    let told = |source, reason| failure(Outcome::AssociationRejected { permanent: source == 1, source, reason }).cause;
+    assert!(told(1, 7).contains("called AE title not recognized") && told(1, 7).contains("check the AE titles"), "{}", told(1, 7));
+    for reason in [1, 2] {
+        assert!(told(3, reason).contains("no more associations") && !told(3, reason).contains("AE title"), "{}", told(3, reason));
+    }
+}

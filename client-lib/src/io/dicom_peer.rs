@@ -1,0 +1,265 @@
+//! A DICOM receiver for the tests of this folder: it does what its script says, and keeps what it was told.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_types, reason = "tests only")]
+
+use crate::dicom::association::{Association, Indication};
+use crate::dicom::dimse::{self, Command, Response};
+use crate::dicom::negotiate::{self, Acceptance, Agreed};
+use crate::dicom::pdu::{Abort, PresentationContextResultReason as Reason, Reject};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What it does with an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// Answers when it is whole.
+    Answer(u16),
+    /// Answers with the next one's answer, after it.
+    AnswerAfterNext(u16),
+    /// Says nothing.
+    Silence,
+    /// Closes when it is whole.
+    CloseAfter,
+    /// Closes at its first byte.
+    CloseWithin,
+    /// Aborts at its first byte.
+    AbortWithin,
+    /// Answers at its first byte.
+    AnswerWithin(u16),
+    /// Answers another message.
+    AnswerOther,
+    /// Answers, then releases.
+    AnswerAndRelease(u16),
+    /// Answers, then closes without a word.
+    AnswerAndClose(u16),
+}
+
+/// What it was told.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    /// Calling AE title and proposed contexts of each association.
+    pub(crate) associations: Vec<(String, usize)>,
+    /// Whole objects: transfer syntax and bytes.
+    pub(crate) objects: Vec<(String, Vec<u8>)>,
+    /// Objects that broke off.
+    pub(crate) torn: usize,
+    pub(crate) releases: usize,
+    pub(crate) aborts: usize,
+    pub(crate) open: usize,
+    pub(crate) open_most: usize,
+    /// Command of the last C-STORE-RQ.
+    pub(crate) request: Option<dimse::StoreRq>,
+}
+
+/// How it behaves.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Script {
+    /// One for each object; then `Answer(0)`.
+    pub(crate) acts: VecDeque<Act>,
+    /// Transfer syntaxes taken; none: all.
+    pub(crate) syntaxes: Vec<&'static str>,
+    /// Answer to every association request.
+    pub(crate) reject: Option<Reject>,
+    /// Says nothing to association requests.
+    pub(crate) mute: bool,
+    /// Largest P-DATA-TF; 0: the default.
+    pub(crate) max_pdu: u32,
+    /// One connection at a time; the others wait unanswered.
+    pub(crate) serial: bool,
+    /// Associations taken at once, the others are turned down for now; 0: any number.
+    pub(crate) most: usize,
+}
+
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    pub(crate) heard: Arc<Mutex<Heard>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Peer {
+    pub(crate) async fn start(script: Script) -> Peer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let shared = (Arc::new(Mutex::new(script.acts.clone())), heard.clone());
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let served = tokio::spawn(serve(stream, script.clone(), shared.clone()));
+                if script.serial {
+                    let _ = served.await;
+                }
+            }
+        });
+        Peer { address, heard, task }
+    }
+
+    /// Waits until it has heard something; the test's own time limit ends a wait in vain.
+    pub(crate) async fn until(&self, heard: impl Fn(&Heard) -> bool) {
+        while !heard(&self.heard.lock().unwrap()) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+type Shared = (Arc<Mutex<VecDeque<Act>>>, Arc<Mutex<Heard>>);
+
+struct Conversation {
+    stream: TcpStream,
+    association: Association,
+    script: Script,
+    shared: Shared,
+    agreed: Option<Agreed>,
+    command: Vec<u8>,
+    object: Option<(u16, String, Act, Vec<u8>)>,
+    later: Vec<(u16, u16)>,
+}
+
+async fn serve(stream: TcpStream, script: Script, shared: Shared) {
+    let max_pdu = if script.max_pdu == 0 { 16_384 } else { script.max_pdu };
+    let association = Association::accepting(max_pdu);
+    let mut this = Conversation { stream, association, script, shared, agreed: None, command: Vec::new(), object: None, later: Vec::new() };
+    this.run(max_pdu).await;
+    let mut heard = this.shared.1.lock().unwrap();
+    heard.torn += usize::from(this.object.is_some());
+    heard.open -= usize::from(this.agreed.is_some());
+}
+
+impl Conversation {
+    async fn run(&mut self, max_pdu: u32) {
+        loop {
+            let output = self.association.output().split();
+            if self.stream.write_all(&output).await.is_err() || self.association.finished() {
+                return;
+            }
+            let Some(indication) = self.association.poll() else {
+                match self.stream.read_buf(self.association.space()).await {
+                    Ok(1..) => continue,
+                    _ => return,
+                }
+            };
+            let go_on = match indication {
+                Indication::Requested(_) if self.script.mute => true,
+                Indication::Requested(rq) => self.requested(&rq, max_pdu),
+                Indication::Data(fragment) if fragment.command => {
+                    self.command.extend_from_slice(&fragment.data);
+                    if fragment.last {
+                        self.commanded(fragment.context);
+                    }
+                    true
+                }
+                Indication::Data(fragment) => self.data(fragment.context, &fragment.data, fragment.last),
+                Indication::ReleaseRequested => {
+                    let mut heard = self.shared.1.lock().unwrap();
+                    heard.releases += 1;
+                    // From here on the place is free, whenever the connection closes.
+                    heard.open -= usize::from(self.agreed.take().is_some());
+                    self.association.respond_release().is_ok()
+                }
+                Indication::Aborted(_) => {
+                    self.shared.1.lock().unwrap().aborts += 1;
+                    false
+                }
+                _ => false,
+            };
+            if !go_on {
+                let output = self.association.output().split();
+                let _ = self.stream.write_all(&output).await;
+                return;
+            }
+        }
+    }
+
+    fn requested(&mut self, rq: &crate::dicom::pdu::AssociationRQ, max_pdu: u32) -> bool {
+        if let Some(reject) = self.script.reject {
+            return self.association.reject(reject).is_ok();
+        }
+        if self.script.most > 0 && self.shared.1.lock().unwrap().open >= self.script.most {
+            return self.association.reject(Reject::LOCAL_LIMIT).is_ok();
+        }
+        let (mut ac, agreed) = negotiate::accept(&Acceptance { max_pdu, ..Acceptance::default() }, rq).unwrap();
+        for result in &mut ac.presentation_contexts {
+            if !self.script.syntaxes.is_empty() && !self.script.syntaxes.contains(&result.transfer_syntax.as_str()) {
+                result.reason = Reason::TransferSyntaxesNotSupported;
+            }
+        }
+        let mut heard = self.shared.1.lock().unwrap();
+        heard.associations.push((agreed.calling_ae.clone(), rq.presentation_contexts.len()));
+        heard.open += 1;
+        heard.open_most = heard.open_most.max(heard.open);
+        self.agreed = Some(agreed);
+        self.association.accept(ac).is_ok()
+    }
+
+    fn commanded(&mut self, context: u8) {
+        match dimse::decode(&std::mem::take(&mut self.command)).unwrap() {
+            Command::EchoRq { message_id, .. } => self.respond(context, dimse::C_ECHO_RSP, message_id, 0),
+            Command::StoreRq { request, .. } => {
+                let act = self.shared.0.lock().unwrap().pop_front().unwrap_or(Act::Answer(0));
+                let syntax = self.agreed.as_ref().unwrap().context(context).unwrap().transfer_syntax.clone();
+                self.object = Some((request.message_id, syntax, act, Vec::new()));
+                self.shared.1.lock().unwrap().request = Some(request);
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn respond(&mut self, context: u8, command_field: u16, message_id: u16, status: u16) {
+        let response = Response { command_field, message_id, status, ..Response::default() };
+        self.association.send_command(context, &dimse::encode_response(&response)).unwrap();
+    }
+
+    /// False: close.
+    fn data(&mut self, context: u8, data: &[u8], last: bool) -> bool {
+        let (id, syntax, act, mut bytes) = self.object.take().unwrap();
+        bytes.extend_from_slice(data);
+        match act {
+            Act::CloseWithin => {
+                self.object = Some((id, syntax, act, bytes));
+                return false;
+            }
+            Act::AbortWithin => {
+                self.object = Some((id, syntax, act, bytes));
+                self.association.abort(Abort::USER);
+                return false;
+            }
+            Act::AnswerWithin(status) if bytes.len() == data.len() => self.respond(context, dimse::C_STORE_RSP, id, status),
+            _ => {}
+        }
+        if !last {
+            self.object = Some((id, syntax, act, bytes));
+            return true;
+        }
+        self.shared.1.lock().unwrap().objects.push((syntax, bytes));
+        match act {
+            Act::Answer(status) => self.respond(context, dimse::C_STORE_RSP, id, status),
+            Act::AnswerAfterNext(status) => {
+                self.later.push((id, status));
+                return true;
+            }
+            Act::AnswerOther => self.respond(context, dimse::C_STORE_RSP, id.wrapping_add(99), 0),
+            Act::CloseAfter => return false,
+            Act::AnswerAndRelease(status) => {
+                self.respond(context, dimse::C_STORE_RSP, id, status);
+                self.association.release().unwrap();
+            }
+            Act::AnswerAndClose(status) => {
+                self.respond(context, dimse::C_STORE_RSP, id, status);
+                return false;
+            }
+            Act::Silence | Act::AnswerWithin(_) | Act::CloseWithin | Act::AbortWithin => {}
+        }
+        for (id, status) in std::mem::take(&mut self.later) {
+            self.respond(context, dimse::C_STORE_RSP, id, status);
+        }
+        true
+    }
+}

@@ -1,0 +1,204 @@
+//! Real files behind the spool's storage trait.
+//! Rules: a directory has one owner at a time (an advisory lock that the system drops with the process); `sync` is `fdatasync`; `sync_dir` syncs the
+//! directory itself; blocks are reserved before they are written where the file system can.
+//! Errors: the system's, unchanged; a lock that another process has is `WouldBlock` with that process's id as text.
+
+use crate::spool::storage::{File, Storage};
+use std::ffi::CString;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const LOCK: &str = "lock";
+
+/// A directory of real files.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    handle: fs::File,
+    lock: Mutex<Option<fs::File>>,
+}
+
+impl Directory {
+    /// Opens a directory, making it if need be. Its own entry in its parent is durable then.
+    /// # Errors
+    /// The system's.
+    pub fn open(path: &Path) -> io::Result<Arc<dyn Storage>> {
+        if !path.is_dir() {
+            fs::create_dir_all(path)?;
+            // Every directory that may be new: an unsynced entry would take the spool with it.
+            let whole = fs::canonicalize(path)?;
+            for parent in whole.ancestors().skip(1).take(3) {
+                fs::File::open(parent)?.sync_all()?;
+            }
+        }
+        let handle = fs::File::open(path)?;
+        Ok(Arc::new(Self { path: path.to_owned(), handle, lock: Mutex::new(None) }))
+    }
+}
+
+fn done(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+impl Storage for Directory {
+    fn lock(&self) -> io::Result<()> {
+        let mut file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(self.path.join(LOCK))?;
+        // SAFETY: the descriptor is open for the length of the call, which touches no memory of ours.
+        if let Err(cause) = done(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+            if cause.raw_os_error() != Some(libc::EWOULDBLOCK) {
+                return Err(cause);
+            }
+            let mut owner = String::new();
+            file.read_to_string(&mut owner)?;
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, owner.trim().to_owned()));
+        }
+        file.set_len(0)?;
+        file.write_all(std::process::id().to_string().as_bytes())?;
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
+    }
+
+    fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn File>> {
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(create).mode(0o600).open(self.path.join(name))?;
+        Ok(Arc::new(DiskFile(file)))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.path)?.map(|entry| entry.map(|e| e.file_name().into_string().ok()));
+        names.filter_map(Result::transpose).collect()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn delete(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+
+    fn space(&self) -> io::Result<(u64, u64)> {
+        let path = CString::new(self.path.as_os_str().as_bytes())?;
+        // SAFETY: all-zero is a valid value of this plain structure.
+        let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: both pointers are valid for the length of the call.
+        done(unsafe { libc::statvfs(path.as_ptr(), &raw mut found) })?;
+        let unit = found.f_frsize;
+        Ok((found.f_bavail * unit, found.f_blocks * unit))
+    }
+
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// One real file.
+#[derive(Debug)]
+struct DiskFile(fs::File);
+
+impl DiskFile {
+    fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+fn offset(at: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(at).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))
+}
+
+impl File for DiskFile {
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, at)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let mut got = 0;
+        while got < buffer.len() {
+            match self.0.read_at(&mut buffer[got..], at + got as u64) {
+                Ok(0) => break,
+                Ok(n) => got += n,
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(cause),
+            }
+        }
+        Ok(got)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn push(&self, at: u64, len: u64) {
+        let (Ok(at), Ok(len)) = (offset(at), offset(len)) else { return };
+        #[cfg(target_os = "linux")]
+        // SAFETY: the descriptor is open for the length of the call, which touches no memory of ours.
+        let _ = unsafe { libc::sync_file_range(self.fd(), at, len, libc::SYNC_FILE_RANGE_WRITE) };
+        // Only a hint: the sync that follows tells of errors.
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        // SAFETY: the descriptor is open for the length of the call, which touches no memory of ours.
+        match unsafe { libc::posix_fallocate(self.fd(), 0, offset(size)?) } {
+            0 => Ok(()),
+            // Some file systems cannot reserve: then the disk may turn out full at a write.
+            libc::EOPNOTSUPP | libc::EINVAL => self.0.set_len(size),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.0.set_len(size)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_owner_is_told_the_first_ones_pid() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Directory::open(dir.path()).unwrap();
+        first.lock().unwrap();
+        let refused = Directory::open(dir.path()).unwrap().lock().unwrap_err();
+        assert_eq!((refused.kind(), refused.to_string()), (io::ErrorKind::WouldBlock, std::process::id().to_string()));
+        drop(first);
+        Directory::open(dir.path()).unwrap().lock().unwrap();
+    }
+
+    #[test]
+    fn files_are_written_read_cut_and_measured() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Directory::open(&dir.path().join("a/b")).unwrap();
+        let file = storage.open("x", true).unwrap();
+        assert_eq!(storage.open("x", true).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        file.allocate(10_000).unwrap();
+        file.write_at(b"abc", 5000).unwrap();
+        file.push(0, 10_000);
+        file.sync().unwrap();
+        let mut bytes = [9; 8];
+        assert_eq!(file.read_at(&mut bytes, 4998).unwrap(), 8);
+        assert_eq!(&bytes, b"\0\0abc\0\0\0");
+        assert_eq!(file.read_at(&mut bytes, 9_996).unwrap(), 4);
+        file.truncate(4_999).unwrap();
+        assert_eq!(file.size().unwrap(), 4_999);
+        storage.rename("x", "y").unwrap();
+        storage.sync_dir().unwrap();
+        assert_eq!(storage.list().unwrap(), ["y"]);
+        storage.delete("y").unwrap();
+        assert!(storage.space().unwrap().1 > 0);
+    }
+}

@@ -1,0 +1,384 @@
+//! Delivers HL7: the courier of an MLLP destination, and the test client `send hl7`.
+//!
+//! Rules: connections are kept open between messages, at most `associations` per endpoint, and released after `idle_release`; before one is used again
+//! it is looked at (`mllp_exchange`), and a dead one is replaced without counting as a failure. A time-out, a wrong answer or a fault closes the
+//! connection. Content is read from the spool in chunks, so a large message costs one chunk.
+//! Errors: none; failures are outcomes. Answers to earlier messages become notes in their stories, and an alarm if they are negative.
+
+use crate::config::{Destination, Endpoint, Probe};
+use crate::delivery::{AckCode, Outcome, Phase};
+use crate::event::{Event, Events};
+use crate::hl7::message::Message;
+use crate::ids::EndpointId;
+use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
+use crate::io::dial::{self, Dialer};
+use crate::io::mllp_exchange::{Dispatch, LateAnswer, Link, Source, silent};
+use crate::io::tls::ClientTls;
+use crate::keys::Key;
+use crate::limits::MLLP_BLOCK_BYTES_DEFAULT;
+use crate::mllp::{CR, FS, SB};
+use crate::spool::{AttemptRecord, Settlement, Spool};
+use bytes::Bytes;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+
+/// How often idle connections are looked at: a peer that closed shows within this time, and not only at the next message.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The courier of an MLLP destination.
+#[derive(Debug)]
+pub struct MllpCourier {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    destination: Arc<Destination>,
+    posts: Vec<Post>,
+    spool: Arc<Spool>,
+    events: Events,
+    /// The task that looks at idle connections runs.
+    watched: AtomicBool,
+}
+
+/// One endpoint and the connections to it.
+#[derive(Debug)]
+struct Post {
+    endpoint: Arc<Endpoint>,
+    dialer: Dialer,
+    idle: Mutex<Vec<Kept>>,
+    open: Arc<Mutex<Vec<SocketAddr>>>,
+    /// Counts drains: a connection made before one is closed when its attempt ends.
+    drains: AtomicU64,
+}
+
+/// A connection of the pool.
+#[derive(Debug)]
+struct Kept {
+    link: Link,
+    since: Instant,
+    drains: u64,
+    _place: Place,
+}
+
+/// An entry in the list of open connections; leaves it when dropped.
+#[derive(Debug)]
+struct Place {
+    address: SocketAddr,
+    open: Arc<Mutex<Vec<SocketAddr>>>,
+}
+
+impl Place {
+    fn new(address: SocketAddr, open: &Arc<Mutex<Vec<SocketAddr>>>) -> Self {
+        locked(open).push(address);
+        Self { address, open: open.clone() }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = locked(&self.open);
+        if let Some(place) = open.iter().position(|address| *address == self.address) {
+            open.swap_remove(place);
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MllpCourier {
+    /// `tls` has one entry per endpoint.
+    #[must_use]
+    pub fn new(destination: Arc<Destination>, tls: Vec<Option<ClientTls>>, spool: Arc<Spool>, events: Events) -> Self {
+        let tls = tls.into_iter().chain(std::iter::repeat(None));
+        let post = |(endpoint, tls): (&Arc<Endpoint>, Option<ClientTls>)| Post {
+            endpoint: endpoint.clone(),
+            dialer: Dialer::new(endpoint.clone(), tls),
+            idle: Mutex::default(),
+            open: Arc::default(),
+            drains: AtomicU64::new(0),
+        };
+        let posts = destination.endpoints.iter().zip(tls).map(post).collect();
+        Self { shared: Arc::new(Shared { destination, posts, spool, events, watched: AtomicBool::new(false) }) }
+    }
+}
+
+impl Courier for MllpCourier {
+    fn attempt(&self, order: Order) -> Boxed<Outcome> {
+        let shared = self.shared.clone();
+        Box::pin(async move { shared.attempt(order).await })
+    }
+
+    fn probe(&self, endpoint: EndpointId) -> Boxed<Result<(), ProbeFailure>> {
+        let shared = self.shared.clone();
+        Box::pin(async move { shared.probe(endpoint).await })
+    }
+
+    fn drain(&self, endpoint: EndpointId) {
+        let Some(post) = self.shared.posts.get(endpoint.index()) else { return };
+        post.drains.fetch_add(1, Ordering::AcqRel);
+        // Dropping closes: nothing is outstanding on an idle connection.
+        drop(std::mem::take(&mut *locked(&post.idle)));
+    }
+
+    fn connected(&self, endpoint: EndpointId) -> Vec<SocketAddr> {
+        self.shared.posts.get(endpoint.index()).map(|post| locked(&post.open).clone()).unwrap_or_default()
+    }
+
+    fn resolved(&self, endpoint: EndpointId) -> Vec<SocketAddr> {
+        self.shared.posts.get(endpoint.index()).map(|post| post.dialer.resolved()).unwrap_or_default()
+    }
+}
+
+impl Shared {
+    async fn attempt(self: Arc<Self>, order: Order) -> Outcome {
+        let Some(post) = self.posts.get(order.endpoint.index()) else {
+            return Outcome::Local { cause: "the endpoint is not configured any more".into(), permanent: false };
+        };
+        let envelope = &order.envelope;
+        let source = match Source::open(&self.spool, envelope.message).await {
+            Ok(source) => source,
+            Err(error) => return Outcome::unreadable(&error),
+        };
+        let control_id = envelope.keys.get(Key::ControlId).unwrap_or_default().to_vec();
+        let kept = if order.fresh { None } else { self.idle_link(post, &control_id).await };
+        let mut kept = match kept {
+            Some(kept) => kept,
+            None => match self.dial(post, Instant::now() + self.destination.connect_timeout).await {
+                Ok(kept) => kept,
+                Err(outcome) => return outcome,
+            },
+        };
+        let silent = silent(envelope.keys.get(Key::AckConditions), self.destination.silence_as_asked);
+        let dispatch = Dispatch { source, control_id, envelope: Some(envelope.id), silent, timeout: self.destination.ack_timeout };
+        let (outcome, _) = kept.link.exchange(dispatch).await;
+        self.note(post, kept.link.take_late());
+        self.keep(order.endpoint, kept);
+        outcome
+    }
+
+    /// A kept connection that is still good, if there is one.
+    async fn idle_link(&self, post: &Post, control_id: &[u8]) -> Option<Kept> {
+        loop {
+            let mut kept = locked(&post.idle).pop()?;
+            let good = !kept.link.knows(control_id) && kept.link.look().await;
+            self.note(post, kept.link.take_late());
+            if good && !kept.link.knows(control_id) {
+                return Some(kept);
+            }
+        }
+    }
+
+    async fn dial(&self, post: &Post, deadline: Instant) -> Result<Kept, Outcome> {
+        let drains = post.drains.load(Ordering::Acquire);
+        let stream = post.dialer.dial(deadline).await?;
+        let place = Place::new(stream.peer(), &post.open);
+        Ok(Kept { link: Link::new(stream, post.endpoint.address()), since: Instant::now(), drains, _place: place })
+    }
+
+    /// Puts a connection back if another message can use it.
+    fn keep(self: &Arc<Self>, endpoint: EndpointId, mut kept: Kept) {
+        let Some(post) = self.posts.get(endpoint.index()) else { return };
+        if !kept.link.is_fit() || kept.drains != post.drains.load(Ordering::Acquire) || self.destination.idle_release.is_zero() {
+            return;
+        }
+        kept.since = Instant::now();
+        let mut idle = locked(&post.idle);
+        if idle.len() < usize::from(self.destination.associations.get()) {
+            idle.push(kept);
+        }
+        drop(idle);
+        if !self.watched.swap(true, Ordering::AcqRel) {
+            tokio::spawn(watch(Arc::downgrade(self)));
+        }
+    }
+
+    /// Looks at every idle connection, releases what has been idle long enough. Returns whether any is left.
+    async fn look(&self) -> bool {
+        let mut left = false;
+        let mut released = Vec::new();
+        for post in &self.posts {
+            let idle = std::mem::take(&mut *locked(&post.idle));
+            let mut good = Vec::with_capacity(idle.len());
+            for mut kept in idle {
+                if kept.since.elapsed() >= self.destination.idle_release {
+                    released.push(kept);
+                } else if kept.link.look().await {
+                    good.push(kept);
+                } else {
+                    self.note(post, kept.link.take_late());
+                }
+            }
+            for kept in &mut good {
+                self.note(post, kept.link.take_late());
+            }
+            let drains = post.drains.load(Ordering::Acquire);
+            good.retain(|kept| kept.drains == drains);
+            let mut idle = locked(&post.idle);
+            idle.splice(0..0, good);
+            left |= !idle.is_empty();
+        }
+        for kept in released {
+            kept.link.close().await;
+        }
+        left
+    }
+
+    /// Writes answers to earlier messages into their stories.
+    fn note(&self, post: &Post, late: Vec<LateAnswer>) {
+        for LateAnswer { envelope, code, error } in late {
+            let Some(envelope) = envelope else { continue };
+            let error = error.map(|error| format!(" {error}")).unwrap_or_default();
+            let outcome = format!("{}{error}, the application's answer after custody had ended", code.name());
+            let record = AttemptRecord { endpoint: post.endpoint.name.clone(), phase: Phase::Answer, outcome, at: unix_millis(), ambiguous: false };
+            // The envelope may have left history already: then there is no story to write into.
+            let _ = self.spool.settle(envelope, Settlement::Note(record));
+            if !code.is_positive() {
+                let subject = format!("{}/{}", self.destination.name, post.endpoint.name);
+                let what = format!("envelope {envelope} was accepted and later answered with {}{error}; look into the receiver", code.name());
+                self.events.emit(Event::Incident { subject, what });
+            }
+        }
+    }
+
+    async fn probe(self: Arc<Self>, endpoint: EndpointId) -> Result<(), ProbeFailure> {
+        let Some(post) = self.posts.get(endpoint.index()) else {
+            return Err(ProbeFailure { phase: Phase::Resolve, cause: "the endpoint is not configured any more".into() });
+        };
+        let health = &post.endpoint.health;
+        let deadline = Instant::now() + health.timeout;
+        match &health.probe {
+            // C-ECHO says nothing about an HL7 receiver; the configuration does not let it through.
+            Probe::Tcp | Probe::DicomEcho => {
+                let stream = dial::dial(&post.endpoint, None, deadline).await.map_err(failure)?;
+                crate::io::stream::close(stream).await;
+                Ok(())
+            }
+            Probe::Tls => {
+                let kept = self.dial(post, deadline).await.map_err(failure)?;
+                kept.link.close().await;
+                Ok(())
+            }
+            Probe::Mllp(file) => {
+                let content = read_file(file).await.map_err(|error| ProbeFailure {
+                    phase: Phase::Resolve,
+                    cause: format!("the test message {} cannot be read: {error}", file.display()),
+                })?;
+                let mut kept = self.dial(post, deadline).await.map_err(failure)?;
+                let timeout = deadline.saturating_duration_since(Instant::now());
+                let (outcome, _) = kept.link.exchange(by_hand(content, timeout)).await;
+                kept.link.close().await;
+                match outcome {
+                    Outcome::Acknowledged { code, .. } if code.is_positive() => Ok(()),
+                    Outcome::Acknowledged { code, error } => {
+                        let error = error.map(|error| format!(" {error}")).unwrap_or_default();
+                        Err(ProbeFailure { phase: Phase::Answer, cause: format!("the test message was answered with {}{error}", code.name()) })
+                    }
+                    other => Err(failure(other)),
+                }
+            }
+        }
+    }
+}
+
+/// Looks at idle connections while there are any and the courier lives.
+async fn watch(shared: std::sync::Weak<Shared>) {
+    loop {
+        let Some(pause) = shared.upgrade().map(|shared| LOOK.min(shared.destination.idle_release)) else { return };
+        tokio::time::sleep(pause).await;
+        let Some(shared) = shared.upgrade() else { return };
+        if !shared.look().await {
+            shared.watched.store(false, Ordering::Release);
+            // A connection kept meanwhile found the watch still on: look once more.
+            let kept_meanwhile = shared.posts.iter().any(|post| !locked(&post.idle).is_empty());
+            if !kept_meanwhile || shared.watched.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
+    }
+}
+
+fn failure(outcome: Outcome) -> ProbeFailure {
+    let phase = outcome.phase();
+    let cause = match outcome {
+        Outcome::NotSent { cause, .. } | Outcome::Unanswered { cause, .. } | Outcome::Local { cause, .. } | Outcome::Damaged { cause } => cause,
+        other => format!("{other:?}"),
+    };
+    ProbeFailure { phase, cause }
+}
+
+fn by_hand(content: Bytes, timeout: Duration) -> Dispatch {
+    let control_id = Message::read(&content).map(|message| message.heads().control_id().to_vec()).unwrap_or_default();
+    Dispatch { source: Source::Memory(Some(content)), control_id, envelope: None, silent: false, timeout }
+}
+
+async fn read_file(path: &Path) -> io::Result<Bytes> {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || {
+        let size = std::fs::metadata(&path)?.len();
+        if size > MLLP_BLOCK_BYTES_DEFAULT as u64 {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 64 MiB"));
+        }
+        std::fs::read(&path)
+    });
+    read.await.map_err(io::Error::other)?.map(|content| from_file(content).into())
+}
+
+/// A message as editors and tools leave it in a file, made ready for the wire: MLLP framing is taken off; if its lines end with LF alone, they get CR.
+#[must_use]
+pub fn from_file(mut content: Vec<u8>) -> Vec<u8> {
+    if content.first() == Some(&SB) {
+        content.remove(0);
+        while content.last().is_some_and(|byte| matches!(byte, b'\n' | &CR)) && !content.ends_with(&[FS, CR]) {
+            content.pop();
+        }
+        if content.ends_with(&[FS, CR]) {
+            content.truncate(content.len() - 2);
+        }
+    }
+    if !content.contains(&CR) {
+        content.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = CR);
+    }
+    content
+}
+
+/// What a receiver answered to a message sent by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// MSA-1.
+    pub code: AckCode,
+    /// Code of table 0357, if there was one.
+    pub error: Option<u16>,
+    /// The answer as it came.
+    pub text: Vec<u8>,
+}
+
+/// Sends one message to a peer and returns its answer (`everpost send hl7`). `content` goes out as it is. `timeout` bounds the connection, and again
+/// the answer.
+/// # Errors
+/// An `Outcome` other than `Acknowledged`: not sent, or sent and unanswered.
+pub async fn send(content: &[u8], endpoint: &Endpoint, tls: Option<&ClientTls>, timeout: Duration) -> Result<Reply, Outcome> {
+    let stream = dial::dial(endpoint, tls, Instant::now() + timeout).await?;
+    let mut link = Link::new(stream, endpoint.address());
+    let (outcome, text) = link.exchange(by_hand(Bytes::copy_from_slice(content), timeout)).await;
+    link.close().await;
+    match (outcome, text) {
+        (Outcome::Acknowledged { code, error }, Some(text)) => Ok(Reply { code, error, text: text.to_vec() }),
+        (outcome, _) => Err(outcome),
+    }
+}
+
+fn unix_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+#[path = "mllp_link_tests.rs"]
+mod tests;

@@ -1,0 +1,21 @@
+//! The only folder of this crate that touches the world: sockets, disks, clocks, resolvers.
+
+pub mod committer;
+pub mod courier;
+pub mod dial;
+mod dicom_body;
+pub mod dicom_link;
+mod dicom_open;
+#[cfg(test)]
+mod dicom_peer;
+mod dicom_pool;
+mod dicom_scu;
+pub mod dicom_send;
+pub mod disk;
+pub mod driver;
+mod mllp_exchange;
+pub mod mllp_link;
+pub mod stop;
+pub mod stream;
+pub mod tls;
+pub mod url;

@@ -1,0 +1,202 @@
+//! Envelopes as the spool hands them out, what can become of them, and how people see them.
+//! Rules: values only; what may follow what is decided in `lanes` and `index`.
+//! Errors: none.
+
+use crate::config::LaneRule;
+use crate::delivery::Phase;
+use crate::event::Delivered;
+use crate::ids::{DestinationId, EnvelopeId, MessageId};
+use crate::keys::Keys;
+use crate::spool::UnixMillis;
+use std::sync::Arc;
+
+/// One envelope-to-be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addressee {
+    /// From `Spool::destination`.
+    pub destination: DestinationId,
+    /// Which envelopes it must not overtake.
+    pub lane: Lane,
+}
+
+/// Which envelopes of a destination must keep their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// None: a lane of its own.
+    Own,
+    /// Those with the same key. Strict order is one key for all.
+    Key(u32),
+    /// All earlier ones of the destination go before it, all later ones after it.
+    Barrier,
+}
+
+/// One message for one destination, handed out for delivery.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    /// Its number.
+    pub id: EnvelopeId,
+    /// The message it carries.
+    pub message: MessageId,
+    /// Where it goes.
+    pub destination: DestinationId,
+    /// The message's key table.
+    pub keys: Arc<Keys>,
+    /// Bytes of content.
+    pub size: u64,
+    /// When the message was accepted.
+    pub accepted_at: UnixMillis,
+    /// Its lane.
+    pub lane: Lane,
+    /// Attempts recorded so far (in this run exactly; before a restart as far as settlements were kept).
+    pub attempts: u32,
+    /// Endpoints at which an attempt ended sent but unanswered.
+    pub ambiguous_at: Vec<Arc<str>>,
+    /// It may have been attempted in a former run whose record was lost with the crash.
+    pub recovered: bool,
+    /// An attempt was begun in a former run (`Settlement::Started`) and no end of it is recorded.
+    pub interrupted: bool,
+    /// It re-entered by an operator's decision, out of its lane's order.
+    pub out_of_order: bool,
+    /// It is a replay of something an endpoint had answered.
+    pub replay: bool,
+}
+
+/// What became of an attempt, for the envelope's story.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptRecord {
+    /// Endpoint's name.
+    pub endpoint: Arc<str>,
+    /// How far it came.
+    pub phase: Phase,
+    /// For people: verdict and what was seen, e.g. "AE 204" or "A700H". No patient data.
+    pub outcome: String,
+    /// When it ended.
+    pub at: UnixMillis,
+    /// Sent whole, unanswered.
+    pub ambiguous: bool,
+}
+
+/// What becomes of an envelope in flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// An attempt is about to begin (kept only for `ambiguous = "hold"`, where it is synced before the first byte leaves).
+    Started {
+        /// Endpoint's name.
+        endpoint: Arc<str>,
+    },
+    /// Not delivered; it waits, at the head of its lane, until `due` is called.
+    Deferred(AttemptRecord),
+    /// Delivered: custody ends.
+    Delivered(AttemptRecord, Delivered),
+    /// Out of the lane until an operator decides.
+    DeadLetter(AttemptRecord, LaneRule),
+    /// Kept until an operator decides.
+    Held(AttemptRecord, LaneRule),
+    /// A note in its story that changes nothing (a second answer in enhanced mode).
+    Note(AttemptRecord),
+}
+
+/// An operator's decision on an envelope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Try now: a deferred envelope at once, a dead letter again (out of order unless its lane stopped for it).
+    Retry,
+    /// Keep it until released. The rule is the destination's `after_hold`: with `Continue` its lane goes on, and it comes back out of order.
+    Hold(LaneRule),
+    /// Let a held one go on.
+    Release,
+    /// End custody.
+    Discard {
+        /// Why; required.
+        reason: String,
+    },
+}
+
+/// State of an envelope (`queue list`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Waiting its turn.
+    Ready,
+    /// Being attempted.
+    InFlight,
+    /// Waiting for its next attempt.
+    Deferred,
+    /// Waiting for an operator, in place.
+    Held,
+    /// Done.
+    Delivered,
+    /// Waiting for an operator, out of its lane (or stopping it).
+    DeadLetter,
+    /// Ended by an operator. Only a story says so; no list has it.
+    Discarded,
+}
+
+impl State {
+    /// The name used in JSON, command line and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Ready => "ready",
+            State::InFlight => "in-flight",
+            State::Deferred => "deferred",
+            State::Held => "held",
+            State::Delivered => "delivered",
+            State::DeadLetter => "dead-letter",
+            State::Discarded => "discarded",
+        }
+    }
+}
+
+/// Waiting envelopes of one destination.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Waiting their turn.
+    pub ready: u64,
+    /// Being attempted.
+    pub in_flight: u64,
+    /// Waiting for their next attempt.
+    pub deferred: u64,
+    /// Held.
+    pub held: u64,
+    /// Of all waiting ones: with an attempt that ended sent but unanswered.
+    pub ambiguous: u64,
+    /// Dead letters.
+    pub dead_letter: u64,
+    /// Acceptance time of the oldest one that still has to be delivered (dead letters and held ones not counted).
+    pub oldest: Option<UnixMillis>,
+}
+
+/// One envelope as people see it.
+#[derive(Debug, Clone)]
+pub struct EnvelopeView {
+    /// The envelope.
+    pub envelope: Envelope,
+    /// Its destination's name.
+    pub destination: Arc<str>,
+    /// Its state.
+    pub state: State,
+    /// The last attempt, if any is known.
+    pub last: Option<AttemptRecord>,
+    /// When and why an operator discarded it. `None` in state `Discarded`: that is no longer known.
+    pub discarded: Option<Discarded>,
+}
+
+/// An operator's end of an envelope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discarded {
+    /// When.
+    pub at: UnixMillis,
+    /// Why, in the operator's words.
+    pub reason: String,
+}
+
+/// Filter of `list`. Default: every waiting envelope.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only this destination.
+    pub destination: Option<DestinationId>,
+    /// Only this state. `Delivered` reads history.
+    pub state: Option<State>,
+    /// Only envelopes one of whose key values is exactly these bytes.
+    pub key: Option<Vec<u8>>,
+}
