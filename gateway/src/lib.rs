@@ -1,0 +1,20 @@
+//! Everpost, the gateway: listeners, routes, the configuration, admin API, command line. The binary `everpost` is a thin shell over this.
+//!
+//! Direction of use: `main -> daemon -> {listener, admin, metrics} -> intake -> {config, route}`.
+
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the gateway is the shell: it owns sockets, threads and clocks")]
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod demo;
+pub mod expiry;
+pub mod intake;
+pub mod listener;
+pub mod live;
+pub mod log;
+pub mod metrics;
+pub mod process;
+pub mod route;
+pub mod status;

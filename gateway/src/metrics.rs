@@ -1,0 +1,354 @@
+//! Metrics: events counted, and the state of the gateway measured when somebody asks (`/metrics`, Prometheus text).
+//! Rules: names and labels are those of docs/operating.md, in base units; label values come from the configuration or from fixed lists, never from
+//! peers, so no label grows with traffic; nothing else in the process counts. Counters start at 0 with the process.
+//! Errors: none.
+
+use crate::config::Config;
+use crate::status::Report;
+use everpost_client::delivery::{Phase, Verdict};
+use everpost_client::event::{Event, Refusal};
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Seconds. A commit is a sync (0.1 to 5 ms) or a queue of them.
+const COMMIT_BUCKETS: &[f64] = &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+
+/// Seconds. A delivery lasts from a loopback round trip to the answer's deadline.
+const DELIVERY_BUCKETS: &[f64] = &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Name, kind, help of every metric.
+const DESCRIBED: &[(&str, char, &str)] = &[
+    ("everpost_messages_accepted_total", 'c', "Messages made durable and answered positively."),
+    ("everpost_messages_refused_total", 'c', "Messages answered negatively or not at all, by reason."),
+    ("everpost_envelopes_delivered_total", 'c', "Envelopes whose custody ended by an endpoint's answer."),
+    ("everpost_envelopes_waiting", 'g', "Envelopes in custody, by state."),
+    ("everpost_oldest_waiting_seconds", 'g', "Age of the oldest envelope that still has to be delivered; 0 if there is none."),
+    ("everpost_commit_seconds", 'h', "Time from a whole message to its durable commit."),
+    ("everpost_delivery_seconds", 'h', "Time of the attempt that delivered."),
+    ("everpost_endpoint_up", 'g', "1 if the endpoint is fit for traffic."),
+    ("everpost_endpoint_active", 'g', "1 if the destination delivers to this endpoint now."),
+    ("everpost_failovers_total", 'c', "Changes of the active endpoint."),
+    ("everpost_ambiguous_total", 'c', "Attempts that ended sent whole but unanswered, by phase."),
+    ("everpost_dead_letters", 'g', "Dead letters that wait for an operator."),
+    ("everpost_spool_bytes", 'g', "Bytes of the spool on disk."),
+    ("everpost_spool_free_bytes", 'g', "Bytes free on the spool's file system."),
+    ("everpost_connections", 'g', "Open connections of a listener."),
+    ("everpost_tls_certificate_expiry_seconds", 'g', "Time until a certificate expires; 0 once it has."),
+    ("everpost_build_info", 'g', "Constant 1; the label carries the version."),
+];
+
+/// Meters of one listener; per message these are touched, so they are looked up once.
+#[derive(Clone)]
+struct ListenerMeters {
+    accepted: Counter,
+    commit: Histogram,
+}
+
+/// Meters of one endpoint's deliveries.
+#[derive(Clone)]
+struct EndpointMeters {
+    delivered: [Counter; 3],
+    took: Histogram,
+}
+
+/// Destination and endpoint.
+type EndpointName = (Arc<str>, Arc<str>);
+
+/// The registry and its reader of events.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    listeners: RwLock<HashMap<Arc<str>, ListenerMeters>>,
+    endpoints: RwLock<HashMap<EndpointName, EndpointMeters>>,
+    /// Certificates' expiry: known since, seconds left then.
+    certificates: Mutex<HashMap<String, (Instant, f64)>>,
+    /// Gauges with names set by the last report, so that those of removed destinations go to 0 instead of staying.
+    shown: Mutex<HashMap<Key, Gauge>>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// An empty registry with every metric described.
+    #[must_use]
+    pub fn new() -> Self {
+        let builder = PrometheusBuilder::new();
+        let builder = with_buckets(builder, "everpost_commit_seconds", COMMIT_BUCKETS);
+        let builder = with_buckets(builder, "everpost_delivery_seconds", DELIVERY_BUCKETS);
+        let recorder = builder.build_recorder();
+        for (name, kind, help) in DESCRIBED {
+            let unit = if name.ends_with("_seconds") {
+                Some(Unit::Seconds)
+            } else if name.ends_with("_bytes") {
+                Some(Unit::Bytes)
+            } else {
+                None
+            };
+            let (name, help) = (KeyName::from_const_str(name), (*help).into());
+            match kind {
+                'c' => recorder.describe_counter(name, unit, help),
+                'g' => recorder.describe_gauge(name, unit, help),
+                _ => recorder.describe_histogram(name, unit, help),
+            }
+        }
+        let handle = recorder.handle();
+        let (listeners, endpoints) = (RwLock::default(), RwLock::default());
+        Self { recorder, handle, listeners, endpoints, certificates: Mutex::default(), shown: Mutex::default() }
+    }
+
+    /// Every counter that `config` can come to exists from now on, at 0: a series that begins with its first event hides that event from `rate`.
+    /// Failovers are known beforehand only between neighbours.
+    pub fn expect(&self, config: &Config) {
+        for listener in &config.listeners {
+            drop(self.listener(&listener.name));
+            for reason in Refusal::ALL {
+                drop(self.refused(&listener.name, reason));
+            }
+        }
+        for destination in &config.destinations {
+            for endpoint in &destination.endpoints {
+                drop(self.endpoint(&destination.name, &endpoint.name));
+                drop(self.ambiguous(&destination.name, &endpoint.name, Phase::Answer));
+            }
+            for pair in destination.endpoints.windows(2) {
+                let [one, other] = pair else { continue };
+                drop(self.failovers(&destination.name, Some(&one.name), Some(&other.name)));
+                drop(self.failovers(&destination.name, Some(&other.name), Some(&one.name)));
+            }
+        }
+    }
+
+    /// Counts one event.
+    pub fn read(&self, event: &Event, now: Instant) {
+        match event {
+            Event::Accepted { listener, commit, .. } => {
+                let meters = self.listener(listener);
+                meters.accepted.increment(1);
+                meters.commit.record(commit.as_secs_f64());
+            }
+            Event::Refused { listener, reason } => {
+                self.refused(listener, *reason).increment(1);
+            }
+            Event::Connections { listener, open } => {
+                self.gauge("everpost_connections", vec![Label::new("listener", name(listener))]).set(*open as f64);
+            }
+            Event::Delivered { destination, endpoint, outcome, took, .. } => {
+                let meters = self.endpoint(destination, endpoint);
+                meters.delivered[*outcome as usize].increment(1);
+                meters.took.record(took.as_secs_f64());
+            }
+            Event::Attempt { destination, endpoint, phase, verdict: Verdict::Ambiguous, .. } => {
+                self.ambiguous(destination, endpoint, *phase).increment(1);
+            }
+            Event::Failover { destination, from, to, .. } => {
+                self.failovers(destination, from.as_ref(), to.as_ref()).increment(1);
+            }
+            Event::Certificate { use_, expires_in } => {
+                let mut known = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+                known.insert(use_.clone(), (now, expires_in.as_secs_f64()));
+            }
+            _ => {}
+        }
+    }
+
+    /// The Prometheus text, with the gauges set from `report`.
+    #[must_use]
+    pub fn render(&self, report: &Report, now: Instant) -> String {
+        self.measure(report, now);
+        self.handle.render()
+    }
+
+    /// Drains histogram buffers, which would grow without bound otherwise. Called every second.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    fn measure(&self, report: &Report, now: Instant) {
+        let mut values: Vec<(Key, f64)> = Vec::new();
+        let mut put = |name: &'static str, labels: Vec<Label>, value: f64| values.push((Key::from_parts(name, labels), value));
+        put("everpost_build_info", vec![Label::new("version", report.version.clone())], 1.0);
+        put("everpost_spool_bytes", vec![], report.spool.bytes as f64);
+        put("everpost_spool_free_bytes", vec![], report.spool.free_bytes as f64);
+        for d in &report.destinations {
+            let own = || Label::new("destination", d.name.clone());
+            for (state, count) in
+                [("ready", d.ready), ("in-flight", d.in_flight), ("deferred", d.deferred), ("held", d.held), ("dead-letter", d.dead_letter)]
+            {
+                put("everpost_envelopes_waiting", vec![own(), Label::new("state", state)], count as f64);
+            }
+            put("everpost_oldest_waiting_seconds", vec![own()], d.oldest_waiting_seconds as f64);
+            put("everpost_dead_letters", vec![own()], d.dead_letter as f64);
+            for e in &d.endpoints {
+                let labels = || vec![own(), Label::new("endpoint", e.name.clone())];
+                put("everpost_endpoint_up", labels(), f64::from(u8::from(e.is_up())));
+                put("everpost_endpoint_active", labels(), f64::from(u8::from(d.active.contains(&e.name))));
+            }
+        }
+        for (use_, (known, left)) in self.certificates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let left = (left - now.saturating_duration_since(*known).as_secs_f64()).max(0.0);
+            put("everpost_tls_certificate_expiry_seconds", vec![Label::new("use", use_.clone())], left);
+        }
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for gauge in shown.values() {
+            gauge.set(0.0);
+        }
+        for (key, value) in values {
+            shown.entry(key.clone()).or_insert_with(|| self.recorder.register_gauge(&key, &METADATA)).set(value);
+        }
+    }
+
+    fn listener(&self, listener: &Arc<str>) -> ListenerMeters {
+        if let Some(meters) = self.listeners.read().unwrap_or_else(PoisonError::into_inner).get(listener) {
+            return meters.clone();
+        }
+        let labels = || vec![Label::new("listener", name(listener))];
+        let meters = ListenerMeters {
+            accepted: self.counter("everpost_messages_accepted_total", labels()),
+            commit: self.recorder.register_histogram(&Key::from_name("everpost_commit_seconds"), &METADATA),
+        };
+        self.listeners.write().unwrap_or_else(PoisonError::into_inner).entry(listener.clone()).or_insert(meters).clone()
+    }
+
+    fn endpoint(&self, destination: &Arc<str>, endpoint: &Arc<str>) -> EndpointMeters {
+        let key = (destination.clone(), endpoint.clone());
+        if let Some(meters) = self.endpoints.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return meters.clone();
+        }
+        let labels = || vec![Label::new("destination", name(destination)), Label::new("endpoint", name(endpoint))];
+        let delivered = ["ok", "warning", "unconfirmed"].map(|outcome| {
+            let mut labels = labels();
+            labels.push(Label::new("outcome", outcome));
+            self.counter("everpost_envelopes_delivered_total", labels)
+        });
+        let took = self.recorder.register_histogram(&Key::from_parts("everpost_delivery_seconds", labels()), &METADATA);
+        let meters = EndpointMeters { delivered, took };
+        self.endpoints.write().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert(meters).clone()
+    }
+
+    fn refused(&self, listener: &Arc<str>, reason: Refusal) -> Counter {
+        self.counter("everpost_messages_refused_total", vec![Label::new("listener", name(listener)), Label::new("reason", reason.label())])
+    }
+
+    fn ambiguous(&self, destination: &Arc<str>, endpoint: &Arc<str>, phase: Phase) -> Counter {
+        let labels = vec![Label::new("destination", name(destination)), Label::new("endpoint", name(endpoint)), Label::new("phase", phase.name())];
+        self.counter("everpost_ambiguous_total", labels)
+    }
+
+    fn failovers(&self, destination: &Arc<str>, from: Option<&Arc<str>>, to: Option<&Arc<str>>) -> Counter {
+        let end = |side: Option<&Arc<str>>| side.map_or_else(|| "none".to_owned(), name);
+        let labels = vec![Label::new("destination", name(destination)), Label::new("from", end(from)), Label::new("to", end(to))];
+        self.counter("everpost_failovers_total", labels)
+    }
+
+    fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
+        self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
+    }
+
+    fn gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
+        self.recorder.register_gauge(&Key::from_parts(name, labels), &METADATA)
+    }
+}
+
+static METADATA: Metadata<'static> = Metadata::new("everpost", Level::INFO, None);
+
+fn name(of: &Arc<str>) -> String {
+    of.to_string()
+}
+
+fn with_buckets(builder: PrometheusBuilder, name: &str, buckets: &[f64]) -> PrometheusBuilder {
+    // The only error is an empty list, and the lists above are constants; the outcome would be a registry without buckets, seen by the tests below.
+    builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets).unwrap_or_default()
+}
+
+/// How often `upkeep` is wanted.
+pub const UPKEEP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use everpost_client::event::Delivered;
+    use everpost_client::ids::{EnvelopeId, MessageId};
+
+    fn report() -> Report {
+        serde_json::from_value(serde_json::json!({
+            "name": "gw", "version": "1", "state": "ok", "reasons": [], "spool": {"bytes": 5, "free_bytes": 7}, "listeners": [],
+            "destinations": [{"name": "pacs", "protocol": "dicom", "policy": "failover", "paused": false, "active": ["b"], "shift": null,
+                "ready": 3, "in_flight": 1, "deferred": 0, "held": 0, "ambiguous": 0, "dead_letter": 2, "oldest_waiting_seconds": 9,
+                "endpoints": [{"name": "a", "health": "down", "admin": "enabled", "reason": "", "resolved": [], "connected": []},
+                              {"name": "b", "health": "up", "admin": "enabled", "reason": "", "resolved": [], "connected": []}]}]
+        }))
+        .unwrap_or_default()
+    }
+
+    #[test]
+    fn events_and_state_come_out_under_the_documented_names() {
+        let (metrics, now) = (Metrics::new(), Instant::now());
+        let took = Duration::from_millis(2);
+        metrics.read(&Event::Accepted { listener: "in".into(), message: MessageId(1), bytes: 2, commit: took }, now);
+        metrics.read(&Event::Refused { listener: "in".into(), reason: Refusal::TooLarge }, now);
+        for outcome in [Delivered::Ok, Delivered::Warning, Delivered::Warning] {
+            metrics.read(&Event::Delivered { destination: "pacs".into(), endpoint: "b".into(), envelope: EnvelopeId(1), outcome, took }, now);
+        }
+        metrics.read(&Event::Failover { destination: "pacs".into(), from: Some("a".into()), to: Some("b".into()), reason: String::new() }, now);
+        metrics.read(&Event::Certificate { use_: "listener in".into(), expires_in: Duration::from_secs(100) }, now);
+        let text = metrics.render(&report(), now + Duration::from_secs(40));
+        for line in [
+            r#"everpost_messages_accepted_total{listener="in"} 1"#,
+            r#"everpost_messages_refused_total{listener="in",reason="too-large"} 1"#,
+            r#"everpost_envelopes_delivered_total{destination="pacs",endpoint="b",outcome="ok"} 1"#,
+            r#"everpost_envelopes_delivered_total{destination="pacs",endpoint="b",outcome="warning"} 2"#,
+            r#"everpost_failovers_total{destination="pacs",from="a",to="b"} 1"#,
+            r#"everpost_envelopes_waiting{destination="pacs",state="ready"} 3"#,
+            r#"everpost_endpoint_up{destination="pacs",endpoint="a"} 0"#,
+            r#"everpost_endpoint_active{destination="pacs",endpoint="b"} 1"#,
+            r#"everpost_dead_letters{destination="pacs"} 2"#,
+            r#"everpost_commit_seconds_bucket{le="0.0025"} 1"#,
+            r#"everpost_tls_certificate_expiry_seconds{use="listener in"} 60"#,
+            "everpost_spool_bytes 5",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_configuration_can_come_to_stands_at_0_from_the_start() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/everpost.example.toml");
+        let config = Config::load(std::path::Path::new(example)).unwrap();
+        let metrics = Metrics::new();
+        metrics.expect(&config);
+        let text = metrics.render(&Report::default(), Instant::now());
+        let (listener, destination) = (&config.listeners[0].name, &config.destinations[0]);
+        let (to, first, second) = (&destination.name, &destination.endpoints[0].name, &destination.endpoints[1].name);
+        for line in [
+            format!(r#"everpost_messages_accepted_total{{listener="{listener}"}} 0"#),
+            format!(r#"everpost_messages_refused_total{{listener="{listener}",reason="reserve"}} 0"#),
+            format!(r#"everpost_envelopes_delivered_total{{destination="{to}",endpoint="{second}",outcome="warning"}} 0"#),
+            format!(r#"everpost_ambiguous_total{{destination="{to}",endpoint="{first}",phase="answer"}} 0"#),
+            format!(r#"everpost_failovers_total{{destination="{to}",from="{first}",to="{second}"}} 0"#),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_destination_that_went_away_counts_zero() {
+        let (metrics, now) = (Metrics::new(), Instant::now());
+        assert!(metrics.render(&report(), now).contains(r#"everpost_dead_letters{destination="pacs"} 2"#));
+        let text = metrics.render(&Report::default(), now);
+        assert!(text.contains(r#"everpost_dead_letters{destination="pacs"} 0"#), "{text}");
+    }
+}

@@ -1,0 +1,421 @@
+//! What `status` tells: the report (the same shape over HTTP, in `--json` and as a table), whether it is good, and the table for people.
+//! Rules: the JSON shape is a contract with scripts; fields are added, never renamed. The table fits into 80 columns: names are cut, never figures.
+//! Errors: none.
+
+use everpost_client::delivery::status::{DestinationStatus, EndpointStatus};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+
+/// The words of the alarm for the same thing, so that a report says it once.
+const NO_ENDPOINT: &str = "no endpoint is eligible; everything waits in the spool and all endpoints are tried in turn";
+
+/// `state` of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// All is as configured.
+    #[default]
+    Ok,
+    /// Messages are taken; something needs a look.
+    Degraded,
+    /// Messages are not taken.
+    Refusing,
+}
+
+/// The whole report.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Name of the gateway.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// In one word.
+    pub state: Standing,
+    /// Why it is not `ok`.
+    pub reasons: Vec<String>,
+    /// The disk.
+    pub spool: SpoolLine,
+    /// In the order of the configuration.
+    pub listeners: Vec<ListenerLine>,
+    /// In the order of the configuration; those no longer configured but with waiting envelopes last.
+    pub destinations: Vec<DestinationLine>,
+}
+
+/// `spool`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct SpoolLine {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Bytes free on its file system.
+    pub free_bytes: u64,
+}
+
+/// `listeners[]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ListenerLine {
+    /// Name.
+    pub name: String,
+    /// `mllp` or `dicom`.
+    pub protocol: String,
+    /// Address listened on.
+    pub bind: String,
+    /// Open now.
+    pub connections: usize,
+}
+
+/// `destinations[]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DestinationLine {
+    /// Name.
+    pub name: String,
+    /// `mllp` or `dicom`; empty if no longer configured.
+    pub protocol: String,
+    /// `failover`, `round-robin`, `least-outstanding`; empty if no longer configured.
+    pub policy: String,
+    /// Delivery is paused by an operator.
+    pub paused: bool,
+    /// Names of the endpoints that get traffic now.
+    pub active: Vec<String>,
+    /// Why these.
+    #[serde(default)]
+    pub reason: String,
+    /// An operator's shift, if any.
+    pub shift: Option<serde_json::Value>,
+    /// Waiting their turn.
+    pub ready: u64,
+    /// Being attempted.
+    pub in_flight: u64,
+    /// Waiting for their next attempt.
+    pub deferred: u64,
+    /// Kept until released.
+    pub held: u64,
+    /// Waiting, sent once whole but unanswered.
+    pub ambiguous: u64,
+    /// Set aside.
+    pub dead_letter: u64,
+    /// Age of the oldest envelope still to be delivered; 0: none waits.
+    pub oldest_waiting_seconds: u64,
+    /// In order of preference.
+    pub endpoints: Vec<EndpointLine>,
+}
+
+/// `endpoints[]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct EndpointLine {
+    /// Name.
+    pub name: String,
+    /// `up`, `suspect`, `down`, `probing`, `degraded`.
+    pub health: String,
+    /// `enabled`, `draining`, `disabled`.
+    pub admin: String,
+    /// Why it is as it is.
+    pub reason: String,
+    /// Addresses its name stands for.
+    pub resolved: Vec<String>,
+    /// Addresses connected to now.
+    pub connected: Vec<String>,
+}
+
+impl From<DestinationStatus> for DestinationLine {
+    fn from(seen: DestinationStatus) -> Self {
+        Self {
+            name: seen.name,
+            protocol: seen.protocol.to_string(),
+            policy: seen.policy.to_owned(),
+            paused: seen.paused,
+            active: seen.active,
+            reason: seen.reason,
+            shift: None,
+            ready: seen.ready,
+            in_flight: seen.in_flight,
+            deferred: seen.deferred,
+            held: seen.held,
+            ambiguous: seen.ambiguous,
+            dead_letter: seen.dead_letter,
+            oldest_waiting_seconds: seen.oldest_waiting_seconds,
+            endpoints: seen.endpoints.into_iter().map(EndpointLine::from).collect(),
+        }
+    }
+}
+
+impl From<EndpointStatus> for EndpointLine {
+    fn from(seen: EndpointStatus) -> Self {
+        let EndpointStatus { name, health, admin, reason, resolved, connected } = seen;
+        Self { name, health: health.to_owned(), admin: admin.to_owned(), reason, resolved, connected }
+    }
+}
+
+impl EndpointLine {
+    /// Fit for traffic.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        matches!(self.health.as_str(), "up" | "suspect" | "degraded")
+    }
+}
+
+impl Report {
+    /// Fills `state` and `reasons` from the rest, from what the caller knows of intake (`refusing`: why not) and from standing alarms.
+    #[must_use]
+    pub fn judged(mut self, refusing: Option<String>, alarms: Vec<String>) -> Self {
+        let mut reasons: Vec<String> = refusing.iter().map(|why| format!("intake is closed: {why}")).collect();
+        for d in &self.destinations {
+            reasons.extend(d.reasons());
+        }
+        for alarm in alarms {
+            if !reasons.contains(&alarm) {
+                reasons.push(alarm);
+            }
+        }
+        self.state = match (&refusing, reasons.is_empty()) {
+            (Some(_), _) => Standing::Refusing,
+            (None, false) => Standing::Degraded,
+            (None, true) => Standing::Ok,
+        };
+        self.reasons = reasons;
+        self
+    }
+
+    /// The table for people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut out = String::new();
+        let state = match self.state {
+            Standing::Ok => "ok",
+            Standing::Degraded => "DEGRADED",
+            Standing::Refusing => "REFUSING",
+        };
+        let _ = writeln!(out, "{}  {state}  version {}", self.name, self.version);
+        let _ = writeln!(out, "spool {}, {} free", bytes(self.spool.bytes), bytes(self.spool.free_bytes));
+        for reason in &self.reasons {
+            for (i, line) in wrapped(reason, 76).into_iter().enumerate() {
+                let _ = writeln!(out, "{} {line}", if i == 0 { "!" } else { " " });
+            }
+        }
+        if !self.listeners.is_empty() {
+            let _ = writeln!(out, "\n{:<18} {:<8} {:<28} {:>11}", "LISTENER", "PROTOCOL", "ADDRESS", "CONNECTIONS");
+            for l in &self.listeners {
+                let _ = writeln!(out, "{:<18} {:<8} {:<28} {:>11}", cut(&l.name, 18), l.protocol, cut(&l.bind, 28), l.connections);
+            }
+        }
+        if !self.destinations.is_empty() {
+            let _ = writeln!(
+                out,
+                "\n{:<18} {:>8} {:>6} {:>8} {:>6} {:>6} {:>6}  {:>8}",
+                "DESTINATION", "READY", "FLIGHT", "DEFERRED", "HELD", "AMBIG", "DEAD", "OLDEST"
+            );
+        }
+        for d in &self.destinations {
+            d.table(&mut out);
+        }
+        out
+    }
+}
+
+impl DestinationLine {
+    /// Envelopes in custody.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.ready + self.in_flight + self.deferred + self.held + self.dead_letter
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let mut say = |what: String| reasons.push(format!("destination {}: {what}", self.name));
+        let counted = [
+            (self.dead_letter, "dead letters wait for a decision"),
+            (self.held, "held envelopes wait for a decision"),
+            (self.ambiguous, "envelopes were sent but not answered"),
+        ];
+        if self.endpoints.is_empty() {
+            say(format!("no longer configured, {} envelopes are kept; configure it again or decide on them", self.waiting()));
+            return reasons;
+        }
+        let preferred = self.endpoints.first().map(|e| e.name.as_str());
+        if !self.endpoints.iter().any(|e| e.is_up() && e.admin == "enabled") {
+            say(NO_ENDPOINT.to_owned());
+        } else if self.policy == "failover"
+            && let (Some(active), Some(preferred)) = (self.active.first(), preferred)
+            && active != preferred
+        {
+            say(format!("delivers to {active}, not to the preferred {preferred}"));
+        }
+        for (count, what) in counted {
+            if count > 0 {
+                say(format!("{count} {what}"));
+            }
+        }
+        for e in self.endpoints.iter().filter(|e| e.health == "degraded") {
+            say(format!("endpoint {} is degraded: {}", e.name, e.reason));
+        }
+        reasons
+    }
+
+    fn table(&self, out: &mut String) {
+        let oldest = if self.oldest_waiting_seconds == 0 { "-".to_owned() } else { age(self.oldest_waiting_seconds) };
+        let _ = writeln!(
+            out,
+            "{:<18} {:>8} {:>6} {:>8} {:>6} {:>6} {:>6}  {:>8}{}",
+            cut(&self.name, 18),
+            self.ready,
+            self.in_flight,
+            self.deferred,
+            self.held,
+            self.ambiguous,
+            self.dead_letter,
+            oldest,
+            if self.paused { "\n  PAUSED by an operator" } else { "" }
+        );
+        for e in &self.endpoints {
+            let mark = if self.active.contains(&e.name) { "*" } else { " " };
+            let admin = if e.admin == "enabled" { String::new() } else { format!(" {}", e.admin) };
+            let address = e.connected.first().or(e.resolved.first()).cloned().unwrap_or_default();
+            let head = format!("{mark} {:<16} {:<8}{admin} {}", cut(&e.name, 16), e.health, cut(&address, 45));
+            let _ = writeln!(out, "{}", head.trim_end());
+            if e.health != "up" && !e.reason.is_empty() {
+                for line in wrapped(&e.reason, 74) {
+                    let _ = writeln!(out, "     {line}");
+                }
+            }
+        }
+    }
+}
+
+/// Bytes for people.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    for (unit, size) in UNITS {
+        if count >= size {
+            return format!("{:.1} {unit}", count as f64 / size as f64);
+        }
+    }
+    format!("{count} B")
+}
+
+/// Seconds for people, at most eight columns.
+#[must_use]
+pub fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        7_200..172_800 => format!("{}h{:02}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+/// Text of at most `width` characters, cut in the middle if it is longer: what tells UIDs apart is their end.
+#[must_use]
+pub fn cut_middle(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.to_owned();
+    }
+    let head = width.saturating_sub(1) / 3;
+    let tail = width.saturating_sub(1) - head;
+    text.chars().take(head).chain(std::iter::once('~')).chain(text.chars().skip(length - tail)).collect()
+}
+
+/// A text cut to a width, with a mark where it was cut.
+#[must_use]
+pub fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(std::iter::once('~')).collect()
+}
+
+/// A text in lines of a width, broken at blanks; a longer word stands whole.
+#[must_use]
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().filter(|line| line.is_empty() || line.chars().count() + 1 + word.chars().count() <= width);
+        match line {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(name: &str, health: &str) -> EndpointLine {
+        EndpointLine { name: name.into(), health: health.into(), admin: "enabled".into(), ..EndpointLine::default() }
+    }
+
+    fn destination() -> DestinationLine {
+        DestinationLine {
+            name: "pacs".into(),
+            protocol: "dicom".into(),
+            policy: "failover".into(),
+            active: vec!["primary".into()],
+            endpoints: vec![endpoint("primary", "up"), endpoint("secondary", "up")],
+            ..DestinationLine::default()
+        }
+    }
+
+    fn judged(d: DestinationLine) -> Report {
+        Report { destinations: vec![d], ..Report::default() }.judged(None, vec![])
+    }
+
+    #[test]
+    fn each_sign_of_trouble_degrades() {
+        assert_eq!(judged(destination()).state, Standing::Ok);
+        type Change = fn(&mut DestinationLine);
+        let changes: [(Change, &str); 6] = [
+            (|d| d.active = vec!["secondary".into()], "not to the preferred primary"),
+            (|d| d.held = 1, "1 held"),
+            (|d| d.dead_letter = 2, "2 dead letters"),
+            (|d| d.ambiguous = 3, "3 envelopes were sent but not answered"),
+            (|d| d.endpoints.iter_mut().for_each(|e| e.health = "down".into()), NO_ENDPOINT),
+            (|d| d.endpoints.clear(), "no longer configured"),
+        ];
+        for (change, told) in changes {
+            let mut d = destination();
+            change(&mut d);
+            let report = judged(d);
+            assert_eq!(report.state, Standing::Degraded, "{told}");
+            assert!(report.reasons.iter().any(|r| r.contains(told)), "{told}: {:?}", report.reasons);
+        }
+    }
+
+    #[test]
+    fn an_active_active_destination_has_no_preferred_endpoint() {
+        let d = DestinationLine { policy: "round-robin".into(), active: vec!["secondary".into()], ..destination() };
+        assert_eq!(judged(d).state, Standing::Ok);
+    }
+
+    #[test]
+    fn closed_intake_is_refusing() {
+        let report = Report::default().judged(Some("reserve".into()), vec![]);
+        assert_eq!(report.state, Standing::Refusing);
+        assert_eq!(serde_json::to_value(&report).ok().and_then(|v| v["state"].as_str().map(str::to_owned)), Some("refusing".to_owned()));
+    }
+
+    #[test]
+    fn the_table_fits_80_columns() {
+        let mut d = destination();
+        d.name = "a-destination-with-a-name-of-sixty-four-bytes-as-long-as-allowed".into();
+        (d.ready, d.deferred, d.held, d.ambiguous, d.dead_letter) = (12_345_678, 12_345_678, 123_456, 123_456, 123_456);
+        d.oldest_waiting_seconds = 9_999_999;
+        d.paused = true;
+        d.endpoints[0].health = "suspect".into();
+        d.endpoints[0].reason = "a reason that goes on ".repeat(10);
+        d.endpoints[0].resolved = vec!["[2001:0db8:85a3:0000:0000:8a2e:0370:7334]:65535".into()];
+        let listener =
+            ListenerLine { name: "x".repeat(64), protocol: "dicom".into(), bind: "[2001:db8:85a3::8a2e:370:7334]:65535".into(), connections: 1_024 };
+        let report = Report { name: "gw".into(), version: "0.1.0".into(), listeners: vec![listener], destinations: vec![d], ..Report::default() };
+        let table = report.judged(Some("the reserve of the spool is reached and this text is rather long for one line".into()), vec![]).table();
+        for line in table.lines() {
+            assert!(line.chars().count() <= 80, "{} columns: {line}\n{table}", line.chars().count());
+        }
+        assert!(table.contains("12345678") && table.contains("PAUSED") && table.contains("REFUSING"));
+    }
+}
