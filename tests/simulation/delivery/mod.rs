@@ -1,0 +1,9 @@
+//! Delivery under faults, with virtual time: the real engine, failover machine and verdict table against scripted and random peers.
+//! `SEED=n` repeats one random history.
+
+mod journalled;
+mod peer;
+mod random;
+mod rules;
+mod store;
+mod world;

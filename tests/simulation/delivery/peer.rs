@@ -1,0 +1,128 @@
+//! A peer that answers, refuses, freezes, drops, lies; as a script or by chance.
+
+use everpost_client::delivery::{AckCode, Outcome, Phase, Silence};
+use everpost_client::ids::EnvelopeId;
+use std::time::Duration;
+
+/// What a peer does with what it gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Takes it and answers.
+    Good,
+    /// Refuses connections.
+    Refuse,
+    /// Packets vanish.
+    Drop,
+    /// Cuts the connection at once while the message is on its way.
+    Cut,
+    /// Accepts connections, takes bytes, does nothing.
+    Freeze,
+    /// Takes the whole block, keeps the message, closes without an answer.
+    KeepAndClose,
+    /// Takes the whole block, loses it, closes without an answer.
+    LoseAndClose,
+    /// Keeps the message and answers after the deadline.
+    Late,
+    /// Keeps the message and answers another one's id.
+    WrongAnswer,
+    /// Answers negatively.
+    Nak(AckCode, u16),
+    /// Answers a C-STORE so.
+    Status(u16),
+    /// Rejects the association.
+    Reject {
+        /// Permanently.
+        permanent: bool,
+    },
+    /// Accepts no presentation context.
+    NoContext,
+    /// The attempt fails on our side.
+    Ours {
+        /// For good.
+        permanent: bool,
+    },
+}
+
+/// How an attempt goes: how long it takes, what is seen, and whether the peer kept the message.
+pub(crate) struct Story {
+    pub(crate) takes: Duration,
+    pub(crate) outcome: Outcome,
+    pub(crate) kept: bool,
+}
+
+/// One peer.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
+    pub(crate) mode: Mode,
+    pub(crate) dicom: bool,
+    pub(crate) latency: Duration,
+    /// A kept connection would turn out dead when used: set when the peer went away and came back.
+    pub(crate) stale: bool,
+    /// The message that this peer treats otherwise, whatever its mode.
+    pub(crate) poison: Option<(EnvelopeId, Mode)>,
+    /// Messages with odd numbers get AE.
+    pub(crate) refuse_odd: bool,
+}
+
+/// Deadline of connect, as in the configuration.
+pub(crate) const CONNECT: Duration = Duration::from_secs(5);
+
+/// Deadline of the answer, as in the configuration.
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
+
+impl Peer {
+    pub(crate) fn new(name: &'static str, dicom: bool) -> Self {
+        Self { name, mode: Mode::Good, dicom, latency: Duration::from_millis(2), stale: false, poison: None, refuse_odd: false }
+    }
+
+    /// An attempt with this message begins.
+    pub(crate) fn attempt(&mut self, id: EnvelopeId, fresh: bool, random: &mut fastrand::Rng) -> Story {
+        if self.stale && !fresh && self.mode == Mode::Good {
+            self.stale = random.bool();
+            let (phase, cause) = (Phase::Transmit, "closed".to_owned());
+            return Story { takes: Duration::ZERO, outcome: Outcome::NotSent { phase, cause, stale: true, timeout: false }, kept: false };
+        }
+        let mode = self.poison.filter(|(poison, _)| *poison == id).map_or(self.mode, |(_, mode)| mode);
+        let mode = if self.refuse_odd && id.0 % 2 == 1 { Mode::Nak(AckCode::AE, 0) } else { mode };
+        let quick = self.latency.mul_f64(0.5 + random.f64());
+        let failed = |phase, timeout| Outcome::NotSent { phase, cause: "away".to_owned(), stale: false, timeout };
+        let silent = |silence| Outcome::Unanswered { silence, cause: "silence".to_owned() };
+        let story = |takes, outcome, kept| Story { takes, outcome, kept };
+        match mode {
+            Mode::Good if self.dicom => story(quick, Outcome::Stored { status: 0 }, true),
+            Mode::Good => story(quick, Outcome::Acknowledged { code: AckCode::AA, error: None }, true),
+            Mode::Refuse => story(Duration::from_micros(200), failed(Phase::Connect, false), false),
+            Mode::Cut => story(Duration::from_micros(200), failed(Phase::Transmit, false), false),
+            Mode::Drop => story(CONNECT, failed(Phase::Connect, true), false),
+            Mode::Freeze => story(ANSWER, silent(Silence::Timeout), false),
+            Mode::KeepAndClose => story(quick, silent(Silence::Lost), true),
+            Mode::LoseAndClose => story(quick, silent(Silence::Lost), false),
+            Mode::Late => story(ANSWER, silent(Silence::Timeout), true),
+            Mode::WrongAnswer => story(quick, silent(Silence::WrongAnswer), true),
+            Mode::Nak(code, error) => story(quick, Outcome::Acknowledged { code, error: (error != 0).then_some(error) }, false),
+            Mode::Status(status) => story(quick, Outcome::Stored { status }, false),
+            Mode::Reject { permanent } => story(quick, Outcome::AssociationRejected { permanent, source: 1, reason: 1 }, false),
+            Mode::NoContext => story(quick, Outcome::NoContext { sop_class: "1.2".to_owned(), transfer_syntax: "3.4".to_owned() }, false),
+            Mode::Ours { permanent } => story(quick, Outcome::Local { cause: "disk".to_owned(), permanent }, false),
+        }
+    }
+
+    /// A probe: how long it takes, and how it ends. TCP for HL7, C-ECHO for DICOM.
+    pub(crate) fn probe(&self, random: &mut fastrand::Rng) -> (Duration, Result<(), (Phase, &'static str)>) {
+        let quick = self.latency.mul_f64(0.5 + random.f64());
+        match self.mode {
+            Mode::Refuse => (quick, Err((Phase::Connect, "refused"))),
+            Mode::Drop => (Duration::from_secs(3), Err((Phase::Connect, "timed out"))),
+            Mode::Freeze if self.dicom => (Duration::from_secs(3), Err((Phase::Answer, "timed out"))),
+            Mode::Reject { .. } if self.dicom => (quick, Err((Phase::Associate, "rejected"))),
+            _ => (quick, Ok(())),
+        }
+    }
+
+    /// The mode changes; connections do not survive an absence.
+    pub(crate) fn becomes(&mut self, mode: Mode) {
+        self.stale |= matches!(self.mode, Mode::Refuse | Mode::Drop | Mode::Freeze);
+        self.mode = mode;
+    }
+}

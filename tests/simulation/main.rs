@@ -1,0 +1,7 @@
+//! Faults and time, simulated, by seed. A failure prints `SEED=n`; the environment variable `SEED` repeats it.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, clippy::disallowed_methods, reason = "tests")]
+
+mod delivery;
+mod spool;
+mod spool_faults;
+mod spool_model;

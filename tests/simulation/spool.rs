@@ -1,0 +1,293 @@
+//! The spool on a real directory: the plain ways through it.
+
+use bytes::Bytes;
+use everpost_client::config::{LaneRule, SpoolSettings};
+use everpost_client::delivery::Phase;
+use everpost_client::event::{Delivered, Events};
+use everpost_client::ids::{DestinationId, EnvelopeId};
+use everpost_client::io::disk::Directory;
+use everpost_client::keys::{Key, Keys};
+use everpost_client::spool::{
+    Addressee, AttemptRecord, Content, Decision, Discarded, Draft, Filter, Lane, Recovered, Settlement, Spool, SpoolError, State,
+};
+use std::path::Path;
+use std::sync::Arc;
+
+fn settings() -> SpoolSettings {
+    SpoolSettings { reserve: 0, segment_size: 1 << 20, ..SpoolSettings::default() }
+}
+
+fn open(dir: &Path) -> (Spool, Recovered) {
+    Spool::open(Directory::open(dir).unwrap(), settings(), Events::none()).unwrap()
+}
+
+pub fn draft(text: &[u8], to: &[(DestinationId, Lane)]) -> Draft {
+    let mut keys = Keys::new();
+    keys.set(Key::ControlId, text.get(..8.min(text.len())).unwrap_or_default());
+    let addressees = to.iter().map(|(destination, lane)| Addressee { destination: *destination, lane: *lane }).collect();
+    Draft { keys, content: Content::Whole(Bytes::copy_from_slice(text)), accepted_at: 1_000, addressees, fingerprint: Some(7) }
+}
+
+pub fn attempt(outcome: &str) -> AttemptRecord {
+    AttemptRecord { endpoint: Arc::from("primary"), phase: Phase::Answer, outcome: outcome.to_owned(), at: 2_000, ambiguous: false }
+}
+
+fn read(spool: &Spool, message: everpost_client::ids::MessageId) -> Vec<u8> {
+    let mut reader = spool.open_content(message).unwrap();
+    let mut all = Vec::new();
+    while let Some(chunk) = reader.next_chunk().unwrap() {
+        all.extend_from_slice(&chunk);
+    }
+    all
+}
+
+fn delivered(spool: &Spool, id: EnvelopeId) {
+    spool.settle(id, Settlement::Delivered(attempt("AA"), Delivered::Ok)).unwrap();
+}
+
+#[test]
+fn what_was_committed_is_there_after_a_kill_and_what_was_delivered_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path());
+    let to = spool.destination("ris").unwrap();
+    for i in 0..10 {
+        let receipt = spool.commit(draft(format!("message {i}").as_bytes(), &[(to, Lane::Key(0))])).unwrap();
+        assert_eq!(read(&spool, receipt.message()), format!("message {i}").as_bytes());
+    }
+    for _ in 0..4 {
+        let envelope = spool.take(to).unwrap().unwrap();
+        assert!(spool.take(to).unwrap().is_none(), "one at a time in a lane");
+        delivered(&spool, envelope.id);
+    }
+    spool.lead();
+    // No close: as if killed. The lock goes with the process, here with the value.
+    drop(spool);
+    let (spool, recovered) = open(dir.path());
+    assert_eq!(recovered.waiting, 6);
+    let to = spool.destination("ris").unwrap();
+    for i in 4..10 {
+        let envelope = spool.take(to).unwrap().unwrap();
+        assert!(envelope.recovered);
+        assert_eq!(read(&spool, envelope.message), format!("message {i}").as_bytes());
+        delivered(&spool, envelope.id);
+    }
+    spool.close().unwrap();
+    drop(spool);
+    let (spool, recovered) = open(dir.path());
+    assert_eq!((recovered.waiting, recovered.damaged, recovered.cut), (0, 0, 0));
+    let filter = Filter { state: Some(State::Delivered), ..Filter::default() };
+    let (past, next) = spool.list(&filter, None, 100).unwrap();
+    assert_eq!((past.len(), next), (10, None));
+    assert_eq!(past[3].last.as_ref().unwrap().outcome, "AA");
+    assert_eq!(read(&spool, past[3].envelope.message), b"message 3");
+    let (first, next) = spool.list(&filter, None, 3).unwrap();
+    assert_eq!(first.len(), 3);
+    assert_eq!(spool.list(&filter, next, 3).unwrap().0[0].envelope.id, past[3].envelope.id);
+}
+
+#[test]
+fn large_content_goes_through_segments_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path());
+    let to = spool.destination("pacs").unwrap();
+    let big: Vec<u8> = (0..3_500_000_u32).map(|i| (i * 7 + i / 256) as u8).collect();
+    let mut writer = spool.content_writer().unwrap();
+    for piece in big.chunks(10_007) {
+        writer.write(piece).unwrap();
+    }
+    let streamed = writer.finish().unwrap();
+    let mut one = draft(b"", &[(to, Lane::Own)]);
+    one.content = Content::Streamed(streamed);
+    let first = spool.commit(one).unwrap().message();
+    let second = spool.commit(draft(&big[..70_000], &[(to, Lane::Own)])).unwrap().message();
+    let mut writer = spool.content_writer().unwrap();
+    writer.write(b"small").unwrap();
+    let mut one = draft(b"", &[(to, Lane::Own)]);
+    one.content = Content::Streamed(writer.finish().unwrap());
+    let third = spool.commit(one).unwrap().message();
+    drop(spool);
+    let (spool, recovered) = open(dir.path());
+    assert_eq!(recovered.waiting, 3);
+    assert!(read(&spool, first) == big && read(&spool, second) == big[..70_000] && read(&spool, third) == b"small");
+    let to = spool.destination("pacs").unwrap();
+    let envelope = spool.take(to).unwrap().unwrap();
+    assert_eq!(envelope.size, big.len() as u64);
+    assert_eq!(envelope.keys.get(Key::Sha256).unwrap(), <sha2::Sha256 as sha2::Digest>::digest(&big).as_slice());
+}
+
+#[test]
+fn lanes_barriers_and_decisions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path());
+    let to = spool.destination("ris").unwrap();
+    let commit = |lane| EnvelopeId(spool.commit(draft(b"x", &[(to, lane)])).unwrap().message().0 + 1);
+    let take = || spool.take(to).unwrap().map(|e| e.id);
+    let (a1, b1, a2, bar, a3, own) =
+        (commit(Lane::Key(1)), commit(Lane::Key(2)), commit(Lane::Key(1)), commit(Lane::Barrier), commit(Lane::Key(1)), commit(Lane::Own));
+    assert_eq!((take(), take(), take()), (Some(a1), Some(b1), None));
+    spool.settle(a1, Settlement::Deferred(attempt("AR"))).unwrap();
+    assert_eq!(take(), None, "a deferred head keeps its lane");
+    spool.due(a1);
+    let again = spool.take(to).unwrap().unwrap();
+    assert_eq!((again.id, again.attempts), (a1, 1));
+    delivered(&spool, a1);
+    assert_eq!(take(), Some(a2));
+    delivered(&spool, b1);
+    assert_eq!(take(), None, "the barrier waits");
+    spool.settle(a2, Settlement::DeadLetter(attempt("AE"), LaneRule::Continue)).unwrap();
+    assert_eq!((take(), take()), (Some(bar), None));
+    spool.settle(bar, Settlement::DeadLetter(attempt("AE"), LaneRule::Stop)).unwrap();
+    assert_eq!(take(), None, "a dead letter that stops the lane");
+    let decide = |id, decision| {
+        let (tell, hear) = std::sync::mpsc::channel();
+        spool.decide(id, decision, 3_000, Box::new(move |r| tell.send(r).unwrap()));
+        spool.lead();
+        hear.recv().unwrap()
+    };
+    assert!(matches!(decide(bar, Decision::Release), Err(SpoolError::WrongState { .. })));
+    decide(a2, Decision::Retry).unwrap();
+    let back = spool.take(to).unwrap().unwrap();
+    assert_eq!((back.id, back.out_of_order), (a2, true));
+    delivered(&spool, a2);
+    decide(bar, Decision::Discard { reason: "wrong patient".to_owned() }).unwrap();
+    assert_eq!((take(), take(), take()), (Some(a3), Some(own), None));
+    spool.untake(a3);
+    decide(a3, Decision::Hold(LaneRule::Stop)).unwrap();
+    assert_eq!(take(), None);
+    let counts = spool.counts(to);
+    assert_eq!((counts.held, counts.in_flight, counts.dead_letter, counts.oldest), (1, 1, 0, Some(1_000)));
+    let (view, story) = spool.story(a2).unwrap();
+    assert_eq!((view.state, story.iter().map(|a| a.outcome.as_str()).collect::<Vec<_>>()), (State::Delivered, vec!["AE", "AA"]));
+    drop(spool);
+    let (spool, recovered) = open(dir.path());
+    assert_eq!(recovered.waiting, 2);
+    let (all, _) = spool.list(&Filter::default(), None, 10).unwrap();
+    assert_eq!(all.iter().map(|v| (v.envelope.id, v.state)).collect::<Vec<_>>(), [(a3, State::Held), (own, State::Ready)]);
+}
+
+/// Carries out a decision and waits until it is durable.
+fn decide(spool: &Spool, id: EnvelopeId, decision: Decision) {
+    let (tell, hear) = std::sync::mpsc::channel();
+    spool.decide(id, decision, 3_000, Box::new(move |r| tell.send(r).unwrap()));
+    spool.lead();
+    hear.recv().unwrap().unwrap();
+}
+
+#[test]
+fn a_hold_lets_its_lane_go_on_only_where_the_destination_says_so() {
+    for (rule, goes_on) in [(LaneRule::Stop, false), (LaneRule::Continue, true)] {
+        for deferred in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let (spool, _) = open(dir.path());
+            let to = spool.destination("ris").unwrap();
+            for text in ["1", "2"] {
+                let _ = spool.commit(draft(text.as_bytes(), &[(to, Lane::Key(1))])).unwrap();
+            }
+            let first = spool.take(to).unwrap().unwrap().id;
+            if deferred {
+                spool.settle(first, Settlement::Deferred(attempt("AR"))).unwrap();
+            } else {
+                spool.untake(first);
+            }
+            decide(&spool, first, Decision::Hold(rule));
+            let next = spool.take(to).unwrap().map(|e| e.id);
+            assert_eq!(next.is_some(), goes_on, "{rule:?}, deferred {deferred}");
+            assert_ne!(next, Some(first));
+            decide(&spool, first, Decision::Release);
+            let back = spool.take(to).unwrap().unwrap();
+            assert_eq!((back.id, back.out_of_order), (first, goes_on), "{rule:?}, deferred {deferred}");
+        }
+    }
+}
+
+#[test]
+fn the_mark_of_disorder_stays_through_every_state_and_restart() {
+    type Next = fn() -> Settlement;
+    let steps: [(&str, Next); 4] = [
+        ("deferred", || Settlement::Deferred(attempt("AR"))),
+        ("held", || Settlement::Held(attempt("AE"), LaneRule::Stop)),
+        ("started", || Settlement::Started { endpoint: "a".into() }),
+        ("delivered", || Settlement::Delivered(attempt("AA"), Delivered::Ok)),
+    ];
+    for (name, step) in steps {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = open(dir.path());
+        let to = spool.destination("ris").unwrap();
+        for text in ["1", "2"] {
+            let _ = spool.commit(draft(text.as_bytes(), &[(to, Lane::Key(1))])).unwrap();
+        }
+        let id = spool.take(to).unwrap().unwrap().id;
+        let other = {
+            spool.settle(id, Settlement::DeadLetter(attempt("AE"), LaneRule::Continue)).unwrap();
+            spool.take(to).unwrap().unwrap()
+        };
+        assert!(!spool.story(id).unwrap().0.envelope.out_of_order, "it has not come back yet");
+        decide(&spool, id, Decision::Retry);
+        assert_eq!(spool.take(to).unwrap().unwrap().id, id);
+        spool.settle(id, step()).unwrap();
+        assert!(spool.story(id).unwrap().0.envelope.out_of_order, "{name}");
+        assert!(!spool.story(other.id).unwrap().0.envelope.out_of_order, "{name}: only the one that came back");
+        drop(spool);
+        let (spool, _) = open(dir.path());
+        assert!(spool.story(id).unwrap().0.envelope.out_of_order, "{name}, after a restart");
+        if name == "started" {
+            let to = spool.destination("ris").unwrap();
+            let two = [spool.take(to).unwrap().unwrap(), spool.take(to).unwrap().unwrap()];
+            assert_eq!(two.map(|e| (e.id, e.out_of_order)), [(id, true), (other.id, false)], "beside its lane, not in it");
+        }
+    }
+}
+
+#[test]
+fn a_discarded_envelope_still_says_when_and_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path());
+    let to = spool.destination("ris").unwrap();
+    let _ = spool.commit(draft(b"1", &[(to, Lane::Own)])).unwrap();
+    let id = spool.take(to).unwrap().unwrap().id;
+    spool.settle(id, Settlement::DeadLetter(attempt("AE"), LaneRule::Continue)).unwrap();
+    decide(&spool, id, Decision::Discard { reason: "wrong patient".to_owned() });
+    let told = |spool: &Spool| {
+        let (view, story) = spool.story(id).unwrap();
+        assert_eq!((view.state, view.discarded), (State::Discarded, Some(Discarded { at: 3_000, reason: "wrong patient".to_owned() })));
+        assert_eq!((view.last, story), (Some(attempt("AE")), vec![attempt("AE")]));
+        assert!(spool.list(&Filter { state: Some(State::Delivered), ..Filter::default() }, None, 10).unwrap().0.is_empty(), "it was not delivered");
+        assert!(matches!(spool.story(EnvelopeId(id.0 + 100)), Err(SpoolError::NotWaiting(_))), "there never was such a one");
+    };
+    told(&spool);
+    drop(spool);
+    told(&open(dir.path()).0);
+}
+
+#[test]
+fn many_producers_share_syncs_and_rolls_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path());
+    let to = spool.destination("ris").unwrap();
+    std::thread::scope(|scope| {
+        for t in 0..8_u8 {
+            let spool = &spool;
+            scope.spawn(move || {
+                for i in 0..200_u8 {
+                    let text = [vec![t, i], vec![b'x'; 2_000]].concat();
+                    let _ = spool.commit(draft(&text, &[(to, Lane::Key(u32::from(t)))])).unwrap();
+                    if i % 50 == 0 {
+                        spool.maintain(5_000);
+                    }
+                }
+            });
+        }
+    });
+    drop(spool);
+    let (spool, recovered) = open(dir.path());
+    assert_eq!(recovered.waiting, 1600);
+    assert!(recovered.segments > 3);
+    let mut next = [0_u8; 8];
+    while let Some(envelope) = spool.take(to).unwrap() {
+        let content = read(&spool, envelope.message);
+        assert_eq!(content[1], next[usize::from(content[0])], "order in a lane");
+        next[usize::from(content[0])] += 1;
+        delivered(&spool, envelope.id);
+    }
+    assert_eq!(next, [200; 8]);
+}
