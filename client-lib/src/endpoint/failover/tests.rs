@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{HealthSettings, Probe};
+use crate::delivery::Phase;
 use crate::endpoint::fixture;
 use crate::endpoint::health::State;
 use crate::keys::Protocol;
