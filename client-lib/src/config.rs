@@ -4,6 +4,7 @@
 
 pub mod destination;
 pub mod endpoint;
+pub mod health;
 pub mod read;
 pub mod shape;
 pub mod shapes;
@@ -109,6 +110,43 @@ pub enum Probe {
     DicomEcho,
     /// A test message from this file; a positive answer is expected.
     Mllp(PathBuf),
+    /// GET of a URL; 2xx is expected.
+    Http(HttpUrl),
+    /// C-ECHO, and from time to time a C-STORE of the synthetic object (`dicom::synthetic`).
+    DicomStore {
+        /// Time between two of them.
+        every: Duration,
+        /// Whether it is looked up again with C-FIND.
+        look_up: bool,
+    },
+}
+
+/// `health.url`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpUrl {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Path and query.
+    pub target: String,
+    /// https: how its certificate is checked.
+    pub tls: Option<TlsClient>,
+}
+
+impl HttpUrl {
+    /// `host:port`, IPv6 in brackets.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+    }
+}
+
+impl std::fmt::Display for HttpUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority(), self.target)
+    }
 }
 
 /// `health`.
@@ -124,6 +162,14 @@ pub struct HealthSettings {
     pub fall: u16,
     /// Good probes in a row that bring it up. Default 2.
     pub rise: u16,
+}
+
+impl HealthSettings {
+    /// A probe, with the defaults for the rest.
+    #[must_use]
+    pub fn of(probe: Probe) -> Self {
+        Self { probe, interval: crate::limits::PROBE_INTERVAL_DEFAULT, timeout: crate::limits::PROBE_TIMEOUT_DEFAULT, fall: 3, rise: 2 }
+    }
 }
 
 /// `tls` of an endpoint.

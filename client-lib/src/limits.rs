@@ -118,6 +118,12 @@ pub const PROBE_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 /// Default of `health.timeout`.
 pub const PROBE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 
+/// Default and least of `health.store_interval`: an archive is no place for a stream of test objects.
+pub const PROBE_STORE_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Head of an HTTP answer that a probe reads, in bytes: the status stands in its first line, and a peer must not fill our memory.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
+
 /// Notices of one listener's conversations told per `NOTICE_INTERVAL`; those beyond are counted.
 pub const NOTICES_MAX: u32 = 20;
 

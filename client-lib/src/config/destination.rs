@@ -2,7 +2,8 @@
 //! Rules: what a key takes and what it is by default stands in `shapes`; what keys mean together is checked by the functions here.
 //! Errors: noted in the `Reading`.
 
-use super::endpoint::{default_health, endpoints, read_health};
+use super::endpoint::endpoints;
+use super::health::{default_health, read_health};
 use super::read::{Reading, Section, Text};
 use super::shapes::CLIENT;
 use super::{Ambiguous, CallingAe, Destination, LaneRule, OnAe, Ordering, Policy, SpoolSettings};
@@ -279,8 +280,9 @@ mod tests {
         assert_eq!((ris.associations.get(), ris.window.get(), ris.convert, ris.idle_release), (4, 1, false, Duration::from_secs(10)));
         let endpoint = &ris.endpoints[0];
         assert_eq!((&*endpoint.name, endpoint.host.as_str(), endpoint.port, endpoint.weight), ("a", "ris.example.org", 2575, 1));
-        let health = HealthSettings { probe: Probe::Tcp, interval: Duration::from_secs(10), timeout: Duration::from_secs(3), fall: 3, rise: 2 };
+        let health = HealthSettings::of(Probe::Tcp);
         assert_eq!(endpoint.health, health);
+        assert_eq!((health.interval, health.timeout, health.fall, health.rise), (Duration::from_secs(10), Duration::from_secs(3), 3, 2));
     }
 
     #[test]
@@ -288,7 +290,8 @@ mod tests {
         let with_empty_tables = "[spool]\n".to_owned() + &MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nretry = {}\nhealth = {}");
         assert_eq!(read(&with_empty_tables).unwrap().spool, read(MINIMAL).unwrap().spool);
         assert_eq!(read(&with_empty_tables).unwrap().destinations, read(MINIMAL).unwrap().destinations);
-        for (name, is) in [("interval", limits::PROBE_INTERVAL_DEFAULT), ("timeout", limits::PROBE_TIMEOUT_DEFAULT)] {
+        let (interval, timeout, store) = (limits::PROBE_INTERVAL_DEFAULT, limits::PROBE_TIMEOUT_DEFAULT, limits::PROBE_STORE_INTERVAL);
+        for (name, is) in [("interval", interval), ("timeout", timeout), ("store_interval", store)] {
             let Default::Value(text) = HEALTH.field(name).unwrap().default else { panic!("{name}") };
             assert_eq!(super::super::units::duration(text), Some(is));
         }

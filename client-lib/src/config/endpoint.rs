@@ -1,82 +1,17 @@
-//! Reads `[[destination.endpoint]]` with its health and TLS settings.
-//! Rules: what an endpoint does not say of its health is as in its destination; an endpoint that this version cannot use is left out and told.
+//! Reads `[[destination.endpoint]]` with its TLS settings; its health is read by `health`.
+//! Rules: an endpoint that this version cannot use is left out and told.
 //! Errors: noted in the `Reading`.
 
 use super::destination::{ae_title, name, small, unique};
+pub use super::health::default_health;
+use super::health::endpoint_health;
 use super::read::{Section, TlsUse};
-use super::{Endpoint, HealthSettings, Probe, TlsClient, Verify};
+use super::{Endpoint, HealthSettings, TlsClient, Verify};
 use crate::keys::Protocol;
 use crate::limits;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// The probe of a protocol and the numbers of the shape.
-#[must_use]
-pub fn default_health(protocol: Protocol) -> HealthSettings {
-    let probe = default_probe(protocol);
-    let (interval, timeout) = (limits::PROBE_INTERVAL_DEFAULT, limits::PROBE_TIMEOUT_DEFAULT);
-    HealthSettings { probe, interval, timeout, fall: 3, rise: 2 }
-}
-
-fn default_probe(protocol: Protocol) -> Probe {
-    match protocol {
-        Protocol::Mllp => Probe::Tcp,
-        Protocol::Dicom => Probe::DicomEcho,
-    }
-}
-
-/// Reads `health` over what stands above it.
-pub(super) fn read_health(table: &Section<'_>, above: &HealthSettings, protocol: Protocol) -> HealthSettings {
-    let reading = table.reading();
-    let message = table.text("message").map(|text| {
-        let path = reading.path(&text.value);
-        reading.file(text.span, path.clone());
-        path
-    });
-    if let Some(text) = table.text("url").filter(|text| !text.value.starts_with("http://") && !text.value.starts_with("https://")) {
-        table.malformed("url", &text, "it is no URL");
-    }
-    let place = table.place("probe");
-    let other = |probe: &str| {
-        reading.problem(
-            place.clone(),
-            format!("`probe = \"{probe}\"` does not fit {protocol}"),
-            "use a probe of the destination's protocol, or \"tcp\"",
-        );
-        default_probe(protocol)
-    };
-    let probe = match (table.choice("probe"), protocol) {
-        (None, _) => above.probe.clone(),
-        (Some("tcp"), _) => Probe::Tcp,
-        (Some("tls"), _) => Probe::Tls,
-        (Some("dicom-echo"), Protocol::Dicom) => Probe::DicomEcho,
-        (Some("mllp"), Protocol::Mllp) => match message.clone() {
-            Some(file) => Probe::Mllp(file),
-            None => {
-                reading.problem(place, "`probe = \"mllp\"` has no `message`", "add `message`, a file with the message that is sent");
-                Probe::Tcp
-            }
-        },
-        (Some(probe @ ("dicom-echo" | "dicom-store")), Protocol::Mllp) | (Some(probe @ "mllp"), Protocol::Dicom) => other(probe),
-        (Some(probe), _) => {
-            let instead = if protocol == Protocol::Mllp { "tcp" } else { "dicom-echo" };
-            let what = format!("`probe = \"{probe}\"` is read and checked, not acting in this version: \"{instead}\" is used");
-            reading.warning(place, what, format!("write \"{instead}\" if that is enough"));
-            default_probe(protocol)
-        }
-    };
-    if message.is_some() && !matches!(probe, Probe::Mllp(_)) {
-        table.pointless("message", "without `probe = \"mllp\"`");
-    }
-    HealthSettings {
-        probe,
-        interval: if table.has("interval") { table.duration("interval") } else { above.interval },
-        timeout: if table.has("timeout") { table.duration("timeout") } else { above.timeout },
-        fall: if table.has("fall") { small(table.count("fall")) } else { above.fall },
-        rise: if table.has("rise") { small(table.count("rise")) } else { above.rise },
-    }
-}
 
 /// Reads every endpoint of a destination.
 pub(super) fn endpoints(section: &Section<'_>, protocol: Protocol, health: &HealthSettings) -> Vec<Arc<Endpoint>> {
@@ -122,10 +57,7 @@ fn endpoint(table: &Section<'_>, protocol: Protocol, above: &HealthSettings) -> 
     };
     let ae_title = endpoint_ae(table, protocol);
     let tls = table.table("tls").map(|tls| read_tls(&tls, &host));
-    let health = table.table("health").map_or_else(|| above.clone(), |health| read_health(&health, above, protocol));
-    if health.probe == Probe::Tls && tls.is_none() {
-        reading.problem(table.span(), "`probe = \"tls\"` on an endpoint without `tls`", "add `tls`, or use another probe");
-    }
+    let health = endpoint_health(table, above, protocol, tls.as_ref());
     let weight = small(table.count("weight"));
     address.is_some().then_some(Endpoint { name, host, port, ae_title, tls, weight, health })
 }

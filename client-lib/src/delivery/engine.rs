@@ -27,6 +27,7 @@ use super::{Outcome, Phase, Verdict};
 use crate::config::{Ambiguous, CallingAe, Destination, Ordering, Policy, Probe, Verify};
 use crate::endpoint::backoff::Backoff;
 use crate::endpoint::failover::{Admission, Change, Choice, End, Errand, Failover, Next, Wish};
+use crate::endpoint::health::Health;
 use crate::endpoint::{Admin, Blame};
 use crate::event::{Delivered, Event};
 use crate::ids::{EndpointId, EnvelopeId};
@@ -60,7 +61,12 @@ pub enum Action {
         synced: bool,
     },
     /// Probe an endpoint and report with `probed`.
-    Probe(EndpointId),
+    Probe {
+        /// Which.
+        endpoint: EndpointId,
+        /// One of those that store an object.
+        store: bool,
+    },
     /// Close idle connections to an endpoint.
     Drain(EndpointId),
     /// `Spool::settle`; if `synced`, report with `settled` when it is durable.
@@ -404,7 +410,7 @@ impl Engine {
         self.failover.probed(endpoint, result, now.at);
         let config = self.failover.endpoint(endpoint);
         let fresh = self.fresh_probes.remove(&endpoint);
-        let echoed = result.is_ok() && fresh && config.is_some_and(|e| e.health.probe == Probe::DicomEcho);
+        let echoed = result.is_ok() && fresh && config.is_some_and(|e| matches!(e.health.probe, Probe::DicomEcho | Probe::DicomStore { .. }));
         // The echo went through an association under the titles that messages go under. With `pass` those are the senders', of which it shows nothing.
         if echoed && self.destination.calling_ae != CallingAe::Pass {
             let over = self.alarms.clear(Alarm::Concern(Concern::AssociationRejected, endpoint));
@@ -421,7 +427,8 @@ impl Engine {
         self.failover.on_timeout(now.at);
         while let Some(endpoint) = self.failover.probe_due(now.at) {
             self.fresh_probes.insert(endpoint);
-            self.actions.push_back(Action::Probe(endpoint));
+            let store = self.failover.health(endpoint).is_some_and(Health::probe_stores);
+            self.actions.push_back(Action::Probe { endpoint, store });
         }
         let failover = &self.failover;
         let over = self.schedule.pop_due(now.at, |memo| has_nowhere(failover, memo));

@@ -9,6 +9,10 @@ use crate::limits::COMMAND_BYTES_MAX;
 pub const C_STORE_RQ: u16 = 0x0001;
 /// (0000,0100) of a C-STORE-RSP.
 pub const C_STORE_RSP: u16 = 0x8001;
+/// (0000,0100) of a C-FIND-RQ.
+pub const C_FIND_RQ: u16 = 0x0020;
+/// (0000,0100) of a C-FIND-RSP.
+pub const C_FIND_RSP: u16 = 0x8020;
 /// (0000,0100) of a C-ECHO-RQ.
 pub const C_ECHO_RQ: u16 = 0x0030;
 /// (0000,0100) of a C-ECHO-RSP.
@@ -284,6 +288,18 @@ pub fn encode_echo_rq(message_id: u16) -> Vec<u8> {
     out.finish()
 }
 
+/// A C-FIND-RQ (9.3.2.1) of medium priority; its identifier follows.
+#[must_use]
+pub fn encode_find_rq(message_id: u16, sop_class: &str) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.text(tag::AFFECTED_CLASS, sop_class, 0);
+    out.number(tag::COMMAND_FIELD, C_FIND_RQ);
+    out.number(tag::MESSAGE_ID, message_id);
+    out.number(tag::PRIORITY, 0);
+    out.number(tag::DATA_SET_TYPE, DATA_SET);
+    out.finish()
+}
+
 /// A C-STORE-RQ (9.3.1.1); its data set follows.
 #[must_use]
 pub fn encode_store_rq(request: &StoreRq) -> Vec<u8> {
@@ -353,6 +369,8 @@ mod tests {
         let written = encode_store_rq(&request());
         assert_eq!(decode(&written), Ok(Command::StoreRq { request: request(), data_set: true }));
         assert_eq!(decode(&encode_echo_rq(9)), Ok(Command::EchoRq { message_id: 9, data_set: false }));
+        let find = Command::OtherRq { command_field: C_FIND_RQ, message_id: 3, sop_class: Some("1.2.3".into()), data_set: true };
+        assert_eq!(decode(&encode_find_rq(3, "1.2.3")), Ok(find));
         let response = Response {
             command_field: C_STORE_RSP,
             message_id: 7,

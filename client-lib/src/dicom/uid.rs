@@ -4,6 +4,8 @@
 
 /// Verification SOP class: C-ECHO.
 pub const VERIFICATION: &str = "1.2.840.10008.1.1";
+/// Study root query, C-FIND.
+pub const STUDY_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
 /// The DICOM application context name (PS3.7 A.2.1).
 pub const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
 /// Implicit VR little endian, the default transfer syntax.

@@ -12,6 +12,8 @@
 //! Rules: traffic weighs more than probes. A bad probe does not count against an endpoint that answered traffic within the last interval, and a
 //! good probe neither hides failing traffic nor proves more than it reaches: after a failure in the answer phase a TCP connect is no proof of
 //! life (a frozen process still accepts), so the endpoint stays `Probing` until a probe of the application or real traffic says otherwise.
+//! A probe that stores (`dicom-store`) does so seldom and echoes in between: a store that failed stands until the next one, or until traffic is
+//! answered. What only looks at something beside the endpoint (`http`) proves nothing of the way that messages go.
 //! Probes are spread by a tenth of their interval. The first one is due at once.
 //! Errors: none.
 
@@ -72,6 +74,19 @@ pub struct Health {
     good_since: Option<Instant>,
     probe_at: Instant,
     probe_out: bool,
+    /// The probe that stores.
+    store: Store,
+}
+
+/// When an object was stored to see whether it is taken, and what came of it.
+#[derive(Debug, Clone, Default)]
+struct Store {
+    /// Not before; none yet: now.
+    next_at: Option<Instant>,
+    /// The probe that is out stores.
+    out: bool,
+    /// The last one failed.
+    failed: Option<(Phase, String)>,
 }
 
 impl Health {
@@ -88,6 +103,7 @@ impl Health {
             good_since: None,
             probe_at: now,
             probe_out: false,
+            store: Store::default(),
         }
     }
 
@@ -95,6 +111,13 @@ impl Health {
     pub fn reconfigure(&mut self, settings: HealthSettings, now: Instant) {
         self.probe_at = if self.probe_out { now } else { self.probe_at.min(now + settings.interval) };
         self.probe_out = false;
+        if self.store.out {
+            // It may have been stored: the next one keeps its distance.
+            self.store = Store { out: false, next_at: self.next_store(now), failed: self.store.failed.take() };
+        }
+        if !matches!(settings.probe, Probe::DicomStore { .. }) {
+            self.store.failed = None;
+        }
         self.settings = settings;
     }
 
@@ -157,6 +180,7 @@ impl Health {
     pub fn answered(&mut self, now: Instant) -> bool {
         self.answered_at = Some(now);
         self.traffic_failing = false;
+        self.store.failed = None;
         self.proof = Proof::Reaching(Phase::Resolve);
         if self.good_since.is_none() {
             self.good_since = Some(now);
@@ -193,8 +217,25 @@ impl Health {
     /// A probe is due: the caller makes it now and reports with `probed`.
     pub fn probe_due(&mut self, now: Instant) -> bool {
         let due = !self.probe_out && self.probe_at <= now;
-        self.probe_out |= due;
+        if due {
+            self.probe_out = true;
+            let stores = matches!(self.settings.probe, Probe::DicomStore { .. });
+            self.store.out = stores && self.store.next_at.is_none_or(|at| at <= now);
+        }
         due
+    }
+
+    /// The probe that is out stores an object; the others of its kind only ask.
+    #[must_use]
+    pub fn probe_stores(&self) -> bool {
+        self.store.out
+    }
+
+    fn next_store(&self, now: Instant) -> Option<Instant> {
+        match &self.settings.probe {
+            Probe::DicomStore { every, .. } => Some(now + *every),
+            Probe::Tcp | Probe::Tls | Probe::DicomEcho | Probe::Mllp(_) | Probe::Http(_) => None,
+        }
     }
 
     /// When the next probe is due; none while one is out.
@@ -207,7 +248,12 @@ impl Health {
     pub fn probed(&mut self, result: Result<(), (Phase, &str)>, now: Instant, random: &mut fastrand::Rng) -> bool {
         self.probe_out = false;
         self.probe_at = now + self.settings.interval.mul_f64(0.9 + 0.2 * random.f64());
-        match result {
+        if std::mem::take(&mut self.store.out) {
+            self.store.next_at = self.next_store(now);
+            self.store.failed = result.err().map(|(phase, cause)| (phase, cause.to_owned()));
+        }
+        let stored = self.store.failed.clone();
+        match result.and(stored.as_ref().map_or(Ok(()), |(phase, cause)| Err((*phase, cause.as_str())))) {
             Ok(()) => self.probed_well(now),
             Err((phase, cause)) => self.probed_badly(phase, cause, now),
         }
@@ -257,7 +303,7 @@ impl Health {
             State::Down | State::Probing { .. } => return self.to(State::Down, format!("probe failed in phase {phase}: {cause}")),
         };
         if failures >= fall {
-            self.proof = Proof::Reaching(Phase::Resolve);
+            self.proof = Proof::Reaching(phase.min(reach(&self.settings.probe)));
             self.to(State::Down, format!("{failures} probes failed in a row, phase {phase}: {cause}"))
         } else {
             self.to(State::Suspect { failures }, format!("probe {failures} of {fall} failed in phase {phase}: {cause}"))
@@ -273,12 +319,15 @@ impl Health {
     }
 }
 
-/// How far a good probe reaches.
+/// How far a good probe reaches. That a test object is taken does not show that messages are: a receiver may know it already and answer without
+/// storing. So nothing here proves as much as traffic.
 fn reach(probe: &Probe) -> Phase {
     match probe {
+        // What answers there is not what takes the messages.
+        Probe::Http(_) => Phase::Resolve,
         Probe::Tcp => Phase::Connect,
         Probe::Tls => Phase::Tls,
-        Probe::DicomEcho | Probe::Mllp(_) => Phase::Answer,
+        Probe::DicomEcho | Probe::Mllp(_) | Probe::DicomStore { .. } => Phase::Answer,
     }
 }
 
@@ -291,9 +340,18 @@ const PROBE_SOON: Duration = Duration::from_secs(1);
 #[allow(clippy::disallowed_methods, reason = "a start of the hand-made clock")]
 mod tests {
     use super::*;
+    use crate::config::HttpUrl;
 
     fn settings(probe: Probe) -> HealthSettings {
-        HealthSettings { probe, interval: Duration::from_secs(10), timeout: Duration::from_secs(3), fall: 3, rise: 2 }
+        HealthSettings::of(probe)
+    }
+
+    fn http() -> Probe {
+        Probe::Http(HttpUrl { host: "a".to_owned(), port: 80, target: "/".to_owned(), tls: None })
+    }
+
+    fn storing() -> Probe {
+        Probe::DicomStore { every: Duration::from_secs(300), look_up: false }
     }
 
     struct Bench {
@@ -361,6 +419,10 @@ mod tests {
             (Probe::Tcp, Proof::Reaching(Phase::Answer), false),
             (Probe::DicomEcho, Proof::Reaching(Phase::Answer), true),
             (Probe::DicomEcho, Proof::Traffic, false),
+            (http(), Proof::Reaching(Phase::Resolve), true),
+            (http(), Proof::Reaching(Phase::Connect), false),
+            (storing(), Proof::Reaching(Phase::Answer), true),
+            (storing(), Proof::Traffic, false),
         ] {
             let mut b = Bench::new(probe.clone());
             b.health.condemn(proof, "left".to_owned(), b.now);
@@ -411,5 +473,52 @@ mod tests {
         }
         assert!(waits.iter().flatten().all(|w| (9.0..=11.0).contains(&w.as_secs_f64())));
         assert!(waits.iter().any(|w| *w != waits[0]));
+    }
+
+    /// Whether the probe that is due now stores.
+    fn stores(b: &mut Bench) -> bool {
+        assert!(b.health.probe_due(b.now));
+        b.health.probe_stores()
+    }
+
+    #[test]
+    fn objects_are_stored_seldom_and_a_failed_one_stands_until_the_next() {
+        let mut b = Bench::new(storing());
+        assert!(stores(&mut b), "the first one at once");
+        b.bad();
+        for _ in 0..2 {
+            b.wait(11);
+            assert!(!stores(&mut b));
+            b.good();
+        }
+        assert_eq!(b.health.state(), State::Down, "good echoes do not hide it: {}", b.health.reason());
+        b.wait(11);
+        while !stores(&mut b) {
+            b.good();
+            b.wait(11);
+        }
+        assert_eq!([b.good(), b.good()], [State::Probing { good: 1 }, State::Up]);
+    }
+
+    #[test]
+    fn traffic_that_is_answered_is_worth_more_than_a_failed_store() {
+        let mut b = Bench::new(storing());
+        assert!(stores(&mut b));
+        b.bad();
+        b.health.answered(b.now);
+        b.wait(60);
+        assert!(!stores(&mut b));
+        assert_eq!(b.good(), State::Up);
+    }
+
+    #[test]
+    fn a_reload_does_not_bring_two_stores_together() {
+        let mut b = Bench::new(storing());
+        assert!(stores(&mut b));
+        b.health.reconfigure(settings(storing()), b.now);
+        assert!(!stores(&mut b));
+        b.good();
+        b.wait(301);
+        assert!(stores(&mut b));
     }
 }

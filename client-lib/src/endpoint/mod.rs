@@ -114,7 +114,7 @@ pub(crate) mod fixture {
 
     pub(crate) fn destination(protocol: Protocol, names: &[&str]) -> Destination {
         let probe = if protocol == Protocol::Mllp { Probe::Tcp } else { Probe::DicomEcho };
-        let health = HealthSettings { probe, interval: Duration::from_secs(10), timeout: Duration::from_secs(3), fall: 3, rise: 2 };
+        let health = HealthSettings::of(probe);
         let endpoint = |name: &&str| {
             let (host, ae_title) = (format!("{name}.example.org"), "PACS".to_owned());
             Arc::new(Endpoint { name: (*name).into(), host, port: 104, ae_title, tls: None, weight: 1, health: health.clone() })

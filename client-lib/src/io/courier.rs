@@ -37,8 +37,8 @@ pub struct ProbeFailure {
 pub trait Courier: Send + Sync + 'static {
     /// Makes one attempt.
     fn attempt(&self, order: Order) -> Boxed<Outcome>;
-    /// Makes one probe, on a connection of its own, within the endpoint's probe time-out.
-    fn probe(&self, endpoint: EndpointId) -> Boxed<Result<(), ProbeFailure>>;
+    /// Makes one probe, on a connection of its own, within the endpoint's probe time-out. `store`: one of those that store an object, if its kind does.
+    fn probe(&self, endpoint: EndpointId, store: bool) -> Boxed<Result<(), ProbeFailure>>;
     /// Closes idle connections to an endpoint, properly (release). Those in use close when their attempt ends.
     fn drain(&self, endpoint: EndpointId);
     /// Closes every idle connection properly, because the process is about to end; returns when that is done or `limits::CLOSE_WAIT` is over.

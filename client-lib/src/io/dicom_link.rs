@@ -1,4 +1,4 @@
-//! Delivers to DICOM endpoints: C-STORE over a pool of associations per endpoint, and the endpoint's probes.
+//! Delivers to DICOM endpoints: C-STORE over a pool of associations per endpoint. Probes are `dicom_probe`'s.
 //!
 //! Rules:
 //! - Which association an attempt gets is the pool's to say (`dicom_pool`).
@@ -8,11 +8,10 @@
 //!
 //! Errors: outcomes.
 
-use crate::config::{self, CallingAe, Ordering, Probe};
+use crate::config::{self, CallingAe, Ordering};
 use crate::delivery::{Outcome, Phase};
 use crate::dicom::dimse::StoreRq;
 use crate::dicom::negotiate::is_ae_title;
-use crate::dicom::pdu::Reject;
 use crate::dicom::uid;
 use crate::event::Events;
 use crate::ids::{DestinationId, EndpointId};
@@ -20,8 +19,8 @@ use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
 use crate::io::dicom_body::{Body, BodyError, blocking};
 use crate::io::dicom_open::{self, Need, Opened};
 use crate::io::dicom_pool::{Found, Lease, Place, Seat};
+use crate::io::dicom_probe;
 use crate::io::dicom_scu::{Job, Settings};
-use crate::io::stream;
 use crate::io::tls::ClientTls;
 use crate::keys::{Key, Keys};
 use crate::limits::{CLOSE_WAIT, CONTEXTS_MAX, CONTEXTS_PEEK_MAX, CONTEXTS_REMEMBERED_MAX};
@@ -233,68 +232,15 @@ impl Shared {
         pairs
     }
 
-    async fn probe(&self, endpoint: EndpointId) -> Result<(), ProbeFailure> {
+    async fn probe(&self, endpoint: EndpointId, store: bool) -> Result<(), ProbeFailure> {
         let Some(seat) = self.seats.get(endpoint.index()) else {
             return Err(ProbeFailure { phase: Phase::Resolve, cause: "the endpoint is not configured any more".to_owned() });
         };
-        let health = &seat.endpoint.health;
-        let begun = Instant::now();
-        let mut ended = None;
-        if !seat.is_crowded() && !seat.connected().is_empty() {
-            // Beside open associations of ours, some peers take no other one: half of the time shows whether this is one of them.
-            ended = Some(self.probe_seat(seat, begun + health.timeout / 2).await);
-            if matches!(&ended, Some(Err(failed)) if failed.phase == Phase::Associate) {
-                seat.probe_failed();
-                ended = None;
-            }
-        }
-        let ended = match ended {
-            Some(ended) => ended,
-            None => self.probe_seat(seat, begun + health.timeout).await,
-        };
-        match ended {
-            // A peer that takes no association beside ours, and answers on ours, is there.
-            Err(failed) if failed.phase <= Phase::Associate && seat.answered_since(begun) => Ok(()),
-            Err(failed) => {
-                seat.probe_failed();
-                Err(failed)
-            }
-            Ok(()) => Ok(()),
-        }
-    }
-
-    async fn probe_seat(&self, seat: &Arc<Seat>, deadline: Instant) -> Result<(), ProbeFailure> {
-        let health = &seat.endpoint.health;
-        if health.probe == Probe::DicomEcho && seat.is_crowded() {
-            seat.make_room(deadline).await;
-        }
-        let stream = seat.dialer.dial(deadline).await.map_err(failure)?;
-        if health.probe != Probe::DicomEcho {
-            stream::close(stream).await;
-            return Ok(());
-        }
         let calling_ae = match &self.destination.calling_ae {
             CallingAe::Fixed(ae) => ae,
             CallingAe::Pass => OWN_AE,
         };
-        let pairs = [(uid::VERIFICATION.to_owned(), uid::IMPLICIT_LE.to_owned())];
-        let proposal = dicom_open::proposal(calling_ae, &seat.endpoint.ae_title, &pairs, 1);
-        let mut opened = dicom_open::open(stream, &proposal, &seat.name, deadline).await.map_err(failure)?;
-        match opened.echo(deadline).await {
-            Ok(0) => {
-                // The answer is what was asked for; how the association ends changes nothing.
-                tokio::spawn(opened.release());
-                Ok(())
-            }
-            Ok(status) => {
-                tokio::spawn(opened.release());
-                Err(ProbeFailure { phase: Phase::Answer, cause: format!("{} answered the C-ECHO with {status:04X}H", seat.name) })
-            }
-            Err(outcome) => {
-                tokio::spawn(opened.abort());
-                Err(failure(outcome))
-            }
-        }
+        dicom_probe::probe(seat, calling_ae, store).await
     }
 }
 
@@ -311,35 +257,15 @@ fn request(keys: &Keys) -> StoreRq {
     }
 }
 
-fn failure(outcome: Outcome) -> ProbeFailure {
-    let phase = outcome.phase();
-    let cause = match outcome {
-        Outcome::NotSent { cause, .. } | Outcome::Unanswered { cause, .. } | Outcome::Local { cause, .. } | Outcome::Damaged { cause } => cause,
-        Outcome::AssociationRejected { permanent, source, reason } => {
-            let kind = if permanent { "permanently" } else { "for now" };
-            let meaning = Reject { result: u8::from(!permanent) + 1, source, reason }.meaning();
-            let remedy = match (source, reason) {
-                (1, 3 | 7) => "check the AE titles it knows",
-                (3, _) => "it takes no more associations now: give it fewer, or more room",
-                _ => "its own log says more",
-            };
-            format!("it rejected the association {kind}: {meaning} (source {source}, reason {reason}); {remedy}")
-        }
-        Outcome::NoContext { .. } => "it does not offer Verification (C-ECHO); use `probe = \"tcp\"`".to_owned(),
-        Outcome::Acknowledged { .. } | Outcome::SilenceAsked | Outcome::Stored { .. } => "it answered something else".to_owned(),
-    };
-    ProbeFailure { phase, cause }
-}
-
 impl Courier for DicomCourier {
     fn attempt(&self, order: Order) -> Boxed<Outcome> {
         let shared = self.0.clone();
         Box::pin(async move { shared.attempt(order).await })
     }
 
-    fn probe(&self, endpoint: EndpointId) -> Boxed<Result<(), ProbeFailure>> {
+    fn probe(&self, endpoint: EndpointId, store: bool) -> Boxed<Result<(), ProbeFailure>> {
         let shared = self.0.clone();
-        Box::pin(async move { shared.probe(endpoint).await })
+        Box::pin(async move { shared.probe(endpoint, store).await })
     }
 
     fn drain(&self, endpoint: EndpointId) {

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods, reason = "tests")]
 
 use super::*;
-use crate::config::{Ambiguous, Destination, Endpoint, HealthSettings, LaneRule, OnAe, Policy, SpoolSettings};
+use crate::config::{Ambiguous, Destination, Endpoint, HealthSettings, LaneRule, OnAe, Policy, Probe, SpoolSettings};
+use crate::dicom::synthetic;
 use crate::dicom::walker::{EXPLICIT_LITTLE, IMPLICIT_LITTLE};
 use crate::io::dicom_peer::{Act, Peer, Script};
+use crate::io::dicom_probe::failure;
 use crate::io::disk::Directory;
 use crate::keys::Protocol;
 use crate::spool::{Addressee, Content, Draft, Lane};
@@ -29,7 +31,7 @@ struct Rig {
 }
 
 fn destination(peer: &Peer) -> Destination {
-    let health = HealthSettings { probe: Probe::DicomEcho, interval: Duration::from_secs(10), timeout: Duration::from_secs(3), fall: 3, rise: 2 };
+    let health = HealthSettings::of(Probe::DicomEcho);
     let endpoint = Endpoint {
         name: "a".into(),
         host: peer.address.ip().to_string(),
@@ -265,7 +267,7 @@ async fn a_probe_gets_room_at_a_peer_that_takes_one_association() {
     .await;
     assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
     for _ in 0..2 {
-        assert_eq!(rig.courier.probe(EndpointId(0)).await, Ok(()));
+        assert_eq!(rig.courier.probe(EndpointId(0), false).await, Ok(()));
     }
     assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
 }
@@ -331,7 +333,7 @@ async fn failures_to_open_are_told_apart() {
     let rejecting = rig(Script { reject: Some(reject), ..Script::default() }, |_| ()).await;
     let expected = Outcome::AssociationRejected { permanent: false, source: 3, reason: 2 };
     assert_eq!(rejecting.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, expected);
-    assert_eq!(rejecting.courier.probe(EndpointId(0)).await.unwrap_err().phase, Phase::Associate);
+    assert_eq!(rejecting.courier.probe(EndpointId(0), false).await.unwrap_err().phase, Phase::Associate);
     let mute = rig(Script { mute: true, ..Script::default() }, |d| d.connect_timeout = Duration::from_millis(100)).await;
     let outcome = mute.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await;
     assert!(matches!(outcome, Outcome::NotSent { phase: Phase::Associate, timeout: true, .. }), "{outcome:?}");
@@ -344,14 +346,14 @@ async fn failures_to_open_are_told_apart() {
     .await;
     let outcome = gone.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await;
     assert!(matches!(outcome, Outcome::NotSent { phase: Phase::Connect, timeout: false, .. }), "{outcome:?}");
-    assert_eq!(gone.courier.probe(EndpointId(0)).await.unwrap_err().phase, Phase::Connect);
+    assert_eq!(gone.courier.probe(EndpointId(0), false).await.unwrap_err().phase, Phase::Connect);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_probe_echoes_beside_the_associations_and_drain_releases_them() {
     let rig = rig(Script::default(), |_| ()).await;
     assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
-    assert_eq!(rig.courier.probe(EndpointId(0)).await, Ok(()));
+    assert_eq!(rig.courier.probe(EndpointId(0), false).await, Ok(()));
     assert_eq!(rig.peer.heard.lock().unwrap().associations[1], ("EVERPOST".to_owned(), 1));
     rig.courier.drain(EndpointId(0));
     timeout(Duration::from_secs(5), rig.peer.until(|heard| heard.releases == 2)).await.unwrap();
@@ -376,6 +378,37 @@ async fn an_attempt_given_up_frees_its_place() {
     attempt.abort();
     assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
     assert_eq!(rig.peer.heard.lock().unwrap().aborts, 1);
+}
+
+/// A destination whose probes store.
+fn storing(look_up: bool) -> impl FnOnce(&mut Destination) {
+    move |d| {
+        let health = HealthSettings::of(Probe::DicomStore { every: Duration::from_secs(300), look_up });
+        d.endpoints = vec![Arc::new(Endpoint { health, ..(*d.endpoints[0]).clone() })];
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_that_stores_sends_the_synthetic_object_and_only_when_told() {
+    let script = Script { acts: [Act::Answer(0), Act::Answer(0x0111), Act::Answer(0xA700)].into(), ..Script::default() };
+    let rig = rig(script, storing(false)).await;
+    assert_eq!(rig.courier.probe(EndpointId(0), false).await, Ok(()));
+    assert_eq!(rig.peer.heard.lock().unwrap().objects.len(), 0, "in between it echoes");
+    for _ in 0..2 {
+        assert_eq!(rig.courier.probe(EndpointId(0), true).await, Ok(()));
+    }
+    let failed = rig.courier.probe(EndpointId(0), true).await.unwrap_err();
+    assert!(failed.phase == Phase::Answer && failed.cause.contains("A700H"), "{failed:?}");
+    let heard = rig.peer.heard.lock().unwrap();
+    assert_eq!(heard.objects, vec![(IMPLICIT_LITTLE.to_owned(), synthetic::object()); 3]);
+    assert_eq!(heard.request.as_ref().unwrap().sop_instance, synthetic::INSTANCE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_without_queries_cannot_be_looked_up_at() {
+    let rig = rig(Script::default(), storing(true)).await;
+    let failed = rig.courier.probe(EndpointId(0), true).await.unwrap_err();
+    assert!(failed.phase == Phase::Associate && failed.cause.contains("look_up = false"), "{failed:?}");
 }
 
 #[test]

@@ -1,13 +1,13 @@
-//! Opens an association as requestor, and the short conversations on it: C-ECHO, release, abort.
+//! Opens an association as requestor, and the short conversations on it: C-ECHO, C-STORE of a small object, C-FIND, release, abort.
 //! Rules: one deadline covers the whole negotiation; whatever goes wrong here happened before a byte of an object left.
 //! Errors: outcomes `NotSent` in the phase `Associate`, `AssociationRejected`, `Local` for a proposal that fits into no PDU. Texts name the peer.
 
 use crate::delivery::{Outcome, Phase, Silence};
 use crate::dicom::association::{Association, Fault, Indication};
 use crate::dicom::convert::alternatives;
-use crate::dicom::dimse::{self, Command};
+use crate::dicom::dimse::{self, Command, Response, StoreRq};
 use crate::dicom::negotiate::{self, Agreed, Proposal, ProposeError};
-use crate::dicom::pdu::{Abort, PduError};
+use crate::dicom::pdu::{self, Abort, PduError};
 use crate::dicom::uid;
 use crate::io::stream::{self, Stream};
 use crate::limits::{COMMAND_BYTES_MAX, PDU_BYTES_UNSAID, RELEASE_WAIT};
@@ -77,6 +77,22 @@ pub(crate) fn proposal(calling_ae: &str, called_ae: &str, pairs: &[(String, Stri
         // What comes back are responses.
         max_pdu: PDU_BYTES_UNSAID,
         window,
+    }
+}
+
+/// A request, and how its answer is known.
+struct Asked {
+    command: Vec<u8>,
+    message_id: u16,
+    /// (0000,0100) of the response.
+    answer: u16,
+    /// For people.
+    name: &'static str,
+}
+
+impl Asked {
+    fn is_answered_by(&self, response: &Response) -> bool {
+        response.command_field == self.answer && response.message_id == self.message_id
     }
 }
 
@@ -159,30 +175,83 @@ impl Opened {
 
     /// A C-ECHO; the status of its answer.
     pub(crate) async fn echo(&mut self, deadline: Instant) -> Result<u16, Outcome> {
-        let name = self.name.clone();
-        let Some(context) = self.agreed.of_class(uid::VERIFICATION).next().map(|context| context.id) else {
-            return Err(Outcome::NoContext { sop_class: uid::VERIFICATION.to_owned(), transfer_syntax: uid::IMPLICIT_LE.to_owned() });
-        };
-        let unanswered = |silence, cause: String| Outcome::Unanswered { silence, cause };
-        if let Err(wrong) = self.association.send_command(context, &dimse::encode_echo_rq(1)) {
-            return Err(not_sent(format!("{name}: {wrong}"), false));
-        }
-        let mut command = Vec::new();
+        let asked = Asked { command: dimse::encode_echo_rq(1), message_id: 1, answer: dimse::C_ECHO_RSP, name: "C-ECHO" };
+        let context = self.context(uid::VERIFICATION)?;
+        self.ask(context, &asked, None)?;
+        self.response(&asked, deadline).await
+    }
+
+    /// A C-STORE of a small object; the status of its answer.
+    pub(crate) async fn store(&mut self, request: &StoreRq, object: &[u8], deadline: Instant) -> Result<u16, Outcome> {
+        let (message_id, command) = (request.message_id, dimse::encode_store_rq(request));
+        let asked = Asked { command, message_id, answer: dimse::C_STORE_RSP, name: "C-STORE" };
+        let context = self.context(&request.sop_class)?;
+        self.ask(context, &asked, Some(object))?;
+        self.response(&asked, deadline).await
+    }
+
+    /// A C-FIND (study root); how many matches came, and the status that ended them.
+    pub(crate) async fn find(&mut self, message_id: u16, identifier: &[u8], deadline: Instant) -> Result<(usize, u16), Outcome> {
+        let command = dimse::encode_find_rq(message_id, uid::STUDY_ROOT_FIND);
+        let asked = Asked { command, message_id, answer: dimse::C_FIND_RSP, name: "C-FIND" };
+        let context = self.context(uid::STUDY_ROOT_FIND)?;
+        self.ask(context, &asked, Some(identifier))?;
+        let mut found = 0;
         loop {
-            let indication = match timeout_at(deadline, self.converse()).await {
-                Err(_) => return Err(unanswered(Silence::Timeout, format!("{name} did not answer the C-ECHO in time"))),
-                Ok(Err(error)) => return Err(unanswered(Silence::Lost, format!("{name} broke the connection before answering the C-ECHO: {error}"))),
-                Ok(Ok(Indication::Data(fragment))) if fragment.command && command.len() + fragment.data.len() <= COMMAND_BYTES_MAX => fragment,
-                Ok(Ok(other)) => return Err(unanswered(Silence::Lost, format!("{name} did not answer the C-ECHO: {}", self.describe(&other)))),
-            };
-            command.extend_from_slice(&indication.data);
-            if indication.last {
-                break;
+            match self.response(&asked, deadline).await? {
+                // Pending: a match (PS3.4 C.4.1.1.4).
+                0xFF00 | 0xFF01 => found += 1,
+                status => return Ok((found, status)),
             }
         }
-        match dimse::decode(&command) {
-            Ok(Command::Response { response, .. }) if response.command_field == dimse::C_ECHO_RSP && response.message_id == 1 => Ok(response.status),
-            _ => Err(unanswered(Silence::WrongAnswer, format!("{name} answered the C-ECHO with something else"))),
+    }
+
+    fn context(&self, class: &str) -> Result<u8, Outcome> {
+        let context = self.agreed.of_class(class).next().map(|context| context.id);
+        context.ok_or_else(|| Outcome::NoContext { sop_class: class.to_owned(), transfer_syntax: uid::IMPLICIT_LE.to_owned() })
+    }
+
+    /// Queues a request with its data set.
+    fn ask(&mut self, context: u8, asked: &Asked, data_set: Option<&[u8]>) -> Result<(), Outcome> {
+        let peer_max = self.association.peer_max_pdu();
+        let queued = self.association.send_command(context, &asked.command);
+        queued.map_err(|wrong| not_sent(format!("{}: {wrong}", self.name), false))?;
+        if let Some(data_set) = data_set {
+            pdu::encode_data(self.association.output(), context, false, data_set, peer_max);
+        }
+        Ok(())
+    }
+
+    /// Sends what is queued; the status of the next response to what was asked. Its data set, if it has one, is passed over.
+    async fn response(&mut self, asked: &Asked, deadline: Instant) -> Result<u16, Outcome> {
+        let (name, what) = (self.name.clone(), asked.name);
+        let unanswered = |silence, cause: String| Outcome::Unanswered { silence, cause };
+        let (mut command, mut status) = (Vec::new(), None);
+        loop {
+            let fragment = match timeout_at(deadline, self.converse()).await {
+                Err(_) => return Err(unanswered(Silence::Timeout, format!("{name} did not answer the {what} in time"))),
+                Ok(Err(error)) => return Err(unanswered(Silence::Lost, format!("{name} broke the connection before answering the {what}: {error}"))),
+                Ok(Ok(Indication::Data(fragment))) if command.len() + fragment.data.len() <= COMMAND_BYTES_MAX || !fragment.command => fragment,
+                Ok(Ok(other)) => return Err(unanswered(Silence::Lost, format!("{name} did not answer the {what}: {}", self.describe(&other)))),
+            };
+            match (status, fragment.command) {
+                (None, true) => command.extend_from_slice(&fragment.data),
+                (Some(status), false) if fragment.last => return Ok(status),
+                (Some(_), false) => continue,
+                _ => return Err(unanswered(Silence::WrongAnswer, format!("{name} answered the {what} out of turn"))),
+            }
+            if !fragment.last {
+                continue;
+            }
+            match dimse::decode(&command) {
+                Ok(Command::Response { response, data_set }) if asked.is_answered_by(&response) => {
+                    if !data_set {
+                        return Ok(response.status);
+                    }
+                    status = Some(response.status);
+                }
+                _ => return Err(unanswered(Silence::WrongAnswer, format!("{name} answered the {what} with something else"))),
+            }
         }
     }
 

@@ -19,6 +19,7 @@ use crate::dicom::negotiate::Agreed;
 use crate::io::dial::Dialer;
 use crate::io::dicom_open::{Fit, Need, Opened};
 use crate::io::dicom_scu::{self, Jobs, Settings};
+use crate::io::http_probe::HttpProbe;
 use crate::io::tls::ClientTls;
 use crate::limits::{ASSOCIATION_LIMIT_KEPT, ASSOCIATION_TURN};
 use std::collections::HashMap;
@@ -34,6 +35,8 @@ pub(crate) struct Seat {
     /// `host:port`.
     pub(crate) name: Arc<str>,
     pub(crate) dialer: Dialer,
+    /// Where its probes go instead, if they are HTTP.
+    pub(crate) http: Option<HttpProbe>,
     pool: Mutex<Pool>,
     /// An association became free, or its place did, or an answer came.
     pub(crate) changed: Notify,
@@ -219,7 +222,8 @@ impl Pool {
 impl Seat {
     pub(crate) fn new(endpoint: Arc<config::Endpoint>, tls: Option<ClientTls>) -> Self {
         let (name, dialer) = (endpoint.address().into(), Dialer::new(endpoint.clone(), tls));
-        Self { endpoint, name, dialer, pool: Mutex::default(), changed: Notify::new() }
+        let http = HttpProbe::of(&endpoint.health);
+        Self { endpoint, name, dialer, http, pool: Mutex::default(), changed: Notify::new() }
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {

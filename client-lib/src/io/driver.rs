@@ -217,7 +217,7 @@ impl Driver {
 /// Work for a task of its own.
 enum Job {
     Attempt { courier: Arc<dyn Courier>, order: Order, synced: Option<Arc<str>> },
-    Probe { courier: Arc<dyn Courier>, endpoint: EndpointId, generation: u64, within: Duration },
+    Probe { courier: Arc<dyn Courier>, endpoint: EndpointId, store: bool, generation: u64, within: Duration },
 }
 
 /// What a task was for.
@@ -246,10 +246,10 @@ impl Shared {
                     let order = Order { envelope, endpoint, fresh };
                     core.jobs.push(Job::Attempt { courier: Arc::clone(&core.courier), order, synced: name.filter(|_| synced) });
                 }
-                Action::Probe(endpoint) => {
+                Action::Probe { endpoint, store } => {
                     let Some(config) = core.engine.destination().endpoints.get(endpoint.index()) else { continue };
                     let within = config.health.timeout + PROBE_GRACE;
-                    core.jobs.push(Job::Probe { courier: Arc::clone(&core.courier), endpoint, generation: core.generation, within });
+                    core.jobs.push(Job::Probe { courier: Arc::clone(&core.courier), endpoint, store, generation: core.generation, within });
                 }
                 Action::Drain(endpoint) => core.courier.drain(endpoint),
                 Action::Settle { id, settlement, synced } => self.settle(core, id, settlement, synced),
@@ -491,10 +491,10 @@ fn begin(shared: &Arc<Shared>, job: Job) -> (Errand, Boxed<Ended>) {
             };
             (Errand::Attempt(id), Box::pin(work))
         }
-        Job::Probe { courier, endpoint, generation, within } => {
+        Job::Probe { courier, endpoint, store, generation, within } => {
             let work = async move {
                 let late = ProbeFailure { phase: Phase::Connect, cause: "no result in time".to_owned() };
-                Ended::Probe(tokio::time::timeout(within, courier.probe(endpoint)).await.unwrap_or(Err(late)))
+                Ended::Probe(tokio::time::timeout(within, courier.probe(endpoint, store)).await.unwrap_or(Err(late)))
             };
             (Errand::Probe(endpoint, generation), Box::pin(work))
         }

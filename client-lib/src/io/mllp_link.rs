@@ -12,6 +12,7 @@ use crate::hl7::message::Message;
 use crate::ids::EndpointId;
 use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
 use crate::io::dial::{self, Dialer};
+use crate::io::http_probe::HttpProbe;
 use crate::io::mllp_exchange::{Dispatch, LateAnswer, Link, Source, silent};
 use crate::io::tls::ClientTls;
 use crate::keys::Key;
@@ -51,6 +52,8 @@ struct Shared {
 struct Post {
     endpoint: Arc<Endpoint>,
     dialer: Dialer,
+    /// Where its probes go instead, if they are HTTP.
+    http: Option<HttpProbe>,
     idle: Mutex<Vec<Kept>>,
     open: Arc<Mutex<Vec<SocketAddr>>>,
     /// Counts drains: a connection made before one is closed when its attempt ends.
@@ -101,6 +104,7 @@ impl MllpCourier {
         let post = |(endpoint, tls): (&Arc<Endpoint>, Option<ClientTls>)| Post {
             endpoint: endpoint.clone(),
             dialer: Dialer::new(endpoint.clone(), tls),
+            http: HttpProbe::of(&endpoint.health),
             idle: Mutex::default(),
             open: Arc::default(),
             drains: AtomicU64::new(0),
@@ -116,7 +120,7 @@ impl Courier for MllpCourier {
         Box::pin(async move { shared.attempt(order).await })
     }
 
-    fn probe(&self, endpoint: EndpointId) -> Boxed<Result<(), ProbeFailure>> {
+    fn probe(&self, endpoint: EndpointId, _store: bool) -> Boxed<Result<(), ProbeFailure>> {
         let shared = self.shared.clone();
         Box::pin(async move { shared.probe(endpoint).await })
     }
@@ -254,9 +258,12 @@ impl Shared {
         };
         let health = &post.endpoint.health;
         let deadline = Instant::now() + health.timeout;
+        if let Some(http) = &post.http {
+            return http.probe(deadline).await;
+        }
         match &health.probe {
-            // C-ECHO says nothing about an HL7 receiver; the configuration does not let it through.
-            Probe::Tcp | Probe::DicomEcho => {
+            // A question of DICOM says nothing about an HL7 receiver; the configuration does not let it through.
+            Probe::Tcp | Probe::DicomEcho | Probe::DicomStore { .. } | Probe::Http(_) => {
                 let stream = dial::dial(&post.endpoint, None, deadline).await.map_err(failure)?;
                 crate::io::stream::close(stream).await;
                 Ok(())

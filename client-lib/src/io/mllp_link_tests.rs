@@ -161,13 +161,13 @@ async fn probes_ask_what_they_are_told_to_ask() {
     let file = folder.path().join("probe.hl7");
     std::fs::write(&file, "MSH|^~\\&|A|B|C|D|||ADT^A01|PROBE|T|2.5\nPID|1\n").unwrap();
     let bench = Bench::new(address, &format!("health = {{ probe = \"mllp\", message = '{}' }}", file.display()));
-    assert_eq!(bench.courier.probe(EndpointId(0)).await, Ok(()));
+    assert_eq!(bench.courier.probe(EndpointId(0), false).await, Ok(()));
     assert_eq!(seen.messages(), [b"MSH|^~\\&|A|B|C|D|||ADT^A01|PROBE|T|2.5\rPID|1\r"]);
     let bench = Bench::new(address, "");
-    assert_eq!(bench.courier.probe(EndpointId(0)).await, Ok(()));
+    assert_eq!(bench.courier.probe(EndpointId(0), false).await, Ok(()));
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let bench = Bench::new(closed, "");
-    assert_eq!(bench.courier.probe(EndpointId(0)).await.unwrap_err().phase, Phase::Connect);
+    assert_eq!(bench.courier.probe(EndpointId(0), false).await.unwrap_err().phase, Phase::Connect);
     assert!(matches!(bench.attempt(bench.envelope("X", 1), false).await, Outcome::NotSent { phase: Phase::Connect, stale: false, .. }));
 }
 

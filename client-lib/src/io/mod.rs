@@ -9,10 +9,12 @@ mod dicom_open;
 #[cfg(test)]
 mod dicom_peer;
 mod dicom_pool;
+mod dicom_probe;
 mod dicom_scu;
 pub mod dicom_send;
 pub mod disk;
 pub mod driver;
+mod http_probe;
 mod mllp_exchange;
 pub mod mllp_link;
 pub mod stop;

@@ -113,7 +113,7 @@ impl How {
 
     /// The peer as an endpoint.
     fn endpoint(&self, url: &Url) -> Result<Endpoint, Failure> {
-        let health = HealthSettings { probe: Probe::Tcp, interval: Duration::from_secs(10), timeout: Duration::from_secs(3), fall: 3, rise: 2 };
+        let health = HealthSettings::of(Probe::Tcp);
         Ok(Endpoint {
             name: url.to_string().into(),
             host: url.host.clone(),

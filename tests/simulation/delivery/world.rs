@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// A destination as the configuration would give it.
 pub(crate) fn destination(protocol: Protocol, names: &[&str]) -> Destination {
     let probe = if protocol == Protocol::Mllp { Probe::Tcp } else { Probe::DicomEcho };
-    let health = HealthSettings { probe, interval: Duration::from_secs(10), timeout: Duration::from_secs(3), fall: 3, rise: 2 };
+    let health = HealthSettings::of(probe);
     let endpoint = |name: &&str| {
         let host = format!("{name}.example.org");
         Arc::new(Endpoint { name: (*name).into(), host, port: 104, ae_title: "PACS".into(), tls: None, weight: 1, health: health.clone() })
@@ -334,7 +334,7 @@ impl World {
                     }
                     self.begin(envelope.id, envelope.lane, endpoint, fresh);
                 }
-                Action::Probe(endpoint) => {
+                Action::Probe { endpoint, .. } => {
                     let (takes, result) = self.peers[endpoint.index()].probe(&mut self.random);
                     self.later(takes, Happening::ProbeEnds { endpoint, run: self.run, result });
                 }

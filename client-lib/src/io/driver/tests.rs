@@ -62,7 +62,7 @@ impl Courier for Way {
             Outcome::Stored { status: 0 }
         })
     }
-    fn probe(&self, _: EndpointId) -> Boxed<Result<(), ProbeFailure>> {
+    fn probe(&self, _: EndpointId, _: bool) -> Boxed<Result<(), ProbeFailure>> {
         self.0.probes.fetch_add(1, Ordering::AcqRel);
         Box::pin(async { Ok(()) })
     }
