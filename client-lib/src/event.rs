@@ -57,6 +57,8 @@ pub enum Event {
     Connections { listener: Arc<str>, open: usize },
     /// A listener saw something worth a line: garbage between blocks, a limit, a TLS fault. No patient data in `what`.
     ListenerNotice { listener: Arc<str>, peer: String, what: String },
+    /// Bytes outside of MLLP blocks were dropped.
+    Garbage { listener: Arc<str>, bytes: u64 },
     /// An attempt ended.
     Attempt { destination: Arc<str>, endpoint: Arc<str>, envelope: EnvelopeId, phase: Phase, verdict: Verdict, took: Duration },
     /// An envelope reached its end: delivered.

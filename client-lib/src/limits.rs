@@ -49,6 +49,23 @@ pub const MLLP_WRITE_SECONDS_MAX: u64 = 30;
 /// Longest time one MLLP block may take to arrive, in seconds: 64 MiB at 1 Mbit/s take nine minutes.
 pub const MLLP_BLOCK_SECONDS_MAX: u64 = 1800;
 
+/// How long an object or block may come as slowly as it likes, and what it must come with on average then, in bytes per second: a sender that sends a
+/// byte now and then keeps a connection, an association and a buffer from others. A modem line of 1995 was faster.
+pub const INTAKE_GRACE: Duration = Duration::from_secs(60);
+
+/// See `INTAKE_GRACE`.
+pub const INTAKE_BYTES_PER_SECOND_MIN: u64 = 1024;
+
+/// Longest pause that an object or block may earn by having come fast before.
+pub const INTAKE_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// How long a peer is listened to once more when a deadline has passed: after this process stood still (frozen, suspended), all deadlines have passed
+/// while what the peer sent in time lies unread.
+pub const LAST_LOOK: Duration = Duration::from_millis(500);
+
+/// Part of a listener's associations that is kept from an address that has all the others: a quarter.
+pub const ASSOCIATIONS_FOR_OTHERS: usize = 4;
+
 /// Largest answer read from an HL7 peer, in bytes: an ACK has some hundred; a batch of them has more.
 pub const MLLP_ANSWER_BYTES_MAX: usize = 1 << 20;
 

@@ -6,6 +6,7 @@
 use crate::admin;
 use crate::cli::{EXIT_DONE, EXIT_REFUSED, Failure};
 use crate::config::{Config, reload};
+use crate::descriptors;
 use crate::expiry::Expiries;
 use crate::intake::Intake;
 use crate::listener::Doors;
@@ -62,6 +63,9 @@ pub fn run(file: &Path) -> Result<u8, Failure> {
     }
     let config = Config::load(file).map_err(|problems| Failure::configuration(&problems))?;
     for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Some(warning) = descriptors::warning(process::descriptors().0, &config) {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -197,6 +201,7 @@ impl Daemon {
         self.intake.reroute(routes(&self.config, &running));
         self.live.replace(self.config.clone(), running);
         self.open_admin().await?;
+        self.doors.descriptors().share(process::descriptors().0, &self.config);
         self.doors.apply(prepared);
         Ok(self)
     }
@@ -394,6 +399,7 @@ impl Daemon {
         }
         self.tell_orphans(&running);
         self.intake.reroute(routes(&new, &running));
+        self.doors.descriptors().share(process::descriptors().0, &new);
         self.doors.apply(prepared);
         self.live.replace(new.clone(), running);
         self.config = new;

@@ -13,6 +13,7 @@ use everpost_client::limits;
 use everpost_client::spool::{Addressee, Content, ContentWriter, Draft, Intake as SpoolIntake, Receipt, SpoolError, UnixMillis};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -26,7 +27,7 @@ pub struct Intake {
     /// Listeners and kinds of messages whose lack of a route was told already.
     told: Mutex<HashSet<(Arc<str>, Vec<u8>)>>,
     /// Open associations, by listener.
-    associations: Arc<Mutex<HashMap<Arc<str>, usize>>>,
+    associations: Arc<Mutex<HashMap<Arc<str>, Associations>>>,
     /// Notices told lately, by listener.
     notices: Mutex<HashMap<Arc<str>, Told>>,
 }
@@ -39,18 +40,26 @@ struct Told {
     left_out: u64,
 }
 
+/// Open associations of one listener, by address.
+type Associations = HashMap<IpAddr, usize>;
+
 /// A place among the associations of a listener. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Place {
     listener: Arc<str>,
-    places: Arc<Mutex<HashMap<Arc<str>, usize>>>,
+    address: IpAddr,
+    places: Arc<Mutex<HashMap<Arc<str>, Associations>>>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = places.get_mut(&self.listener) {
-            *open = open.saturating_sub(1);
+        let Some(open) = places.get_mut(&self.listener) else { return };
+        if let Some(own) = open.get_mut(&self.address) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                open.remove(&self.address);
+            }
         }
     }
 }
@@ -139,16 +148,25 @@ impl Intake {
         self.committer.spool().content_writer().map_err(|error| refusal(&error))
     }
 
-    /// Takes a place among the associations of a listener; none is left at `max_associations`.
-    #[must_use]
-    pub fn associate(&self, listener: &Listener) -> Option<Place> {
+    /// Takes a place among the associations of a listener. One address gets at most `max_connections_per_peer` of `max_associations`, and, where these
+    /// are more than four, leaves a quarter of them to others.
+    /// # Errors
+    /// None is left; the text says which limit it is.
+    pub fn associate(&self, listener: &Listener, address: IpAddr) -> Result<Place, String> {
+        let all = listener.max_associations;
+        let for_others = if all > limits::ASSOCIATIONS_FOR_OTHERS { all / limits::ASSOCIATIONS_FOR_OTHERS } else { 0 };
+        let share = listener.max_connections_per_peer.min(all - for_others);
         let mut places = self.associations.lock().unwrap_or_else(PoisonError::into_inner);
         let open = places.entry(listener.name.clone()).or_default();
-        if *open >= listener.max_associations {
-            return None;
+        if open.values().sum::<usize>() >= all {
+            return Err(format!("max_associations = {all} are open"));
         }
-        *open += 1;
-        Some(Place { listener: listener.name.clone(), places: self.associations.clone() })
+        let own = open.entry(address).or_default();
+        if *own >= share {
+            return Err(format!("one address may have {share} of max_associations = {all}, so that others get in"));
+        }
+        *own += 1;
+        Ok(Place { listener: listener.name.clone(), address, places: self.associations.clone() })
     }
 
     /// Counts a refusal decided by the listener (malformed, too large, no route, a limit).

@@ -160,7 +160,7 @@ pub struct Log(Mutex<Lines>);
 impl Log {
     /// One event at `now`.
     pub fn read(&self, event: &Event, now: Instant) {
-        if let Event::Accepted { .. } | Event::Connections { .. } = event {
+        if let Event::Accepted { .. } | Event::Connections { .. } | Event::Garbage { .. } = event {
             return; // per message and per connection: metrics count them
         }
         if matches!(event, Event::Attempt { .. } | Event::Delivered { .. }) && !tracing::enabled!(Level::DEBUG) {
@@ -208,7 +208,7 @@ struct Lines {
 impl Lines {
     fn read(&mut self, event: &Event, now: Instant) -> Option<Line> {
         match event {
-            Event::Accepted { .. } | Event::Connections { .. } => None,
+            Event::Accepted { .. } | Event::Connections { .. } | Event::Garbage { .. } => None,
             Event::Refused { listener, reason } => {
                 let first = self.spell(listener, &format!("messages refused ({})", reason.label()), now) == 1;
                 first.then(|| Line::new(Level::WARN, &**listener, format!("messages are being refused: {}", reason.label())))

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::status::Report;
 use everpost_client::delivery::{Phase, Verdict};
 use everpost_client::event::{Event, Refusal};
+use everpost_client::keys::Protocol;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ const DELIVERY_BUCKETS: &[f64] = &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1
 const DESCRIBED: &[(&str, char, &str)] = &[
     ("everpost_messages_accepted_total", 'c', "Messages made durable and answered positively."),
     ("everpost_messages_refused_total", 'c', "Messages answered negatively or not at all, by reason."),
+    ("everpost_mllp_garbage_bytes_total", 'c', "Bytes outside of MLLP blocks, dropped; CR and LF not counted."),
     ("everpost_envelopes_delivered_total", 'c', "Envelopes whose custody ended by an endpoint's answer."),
     ("everpost_envelopes_waiting", 'g', "Envelopes in custody, by state."),
     ("everpost_oldest_waiting_seconds", 'g', "Age of the oldest envelope that still has to be delivered; 0 if there is none."),
@@ -114,6 +116,9 @@ impl Metrics {
     pub fn expect(&self, config: &Config) {
         for listener in &config.listeners {
             drop(self.listener(&listener.name));
+            if listener.protocol == Protocol::Mllp {
+                drop(self.garbage(&listener.name));
+            }
             for reason in Refusal::ALL {
                 drop(self.refused(&listener.name, reason));
             }
@@ -142,6 +147,7 @@ impl Metrics {
             Event::Refused { listener, reason } => {
                 self.refused(listener, *reason).increment(1);
             }
+            Event::Garbage { listener, bytes } => self.garbage(listener).increment(*bytes),
             Event::Connections { listener, open } => {
                 self.gauge("everpost_connections", vec![Label::new("listener", name(listener))]).set(*open as f64);
             }
@@ -242,6 +248,10 @@ impl Metrics {
         self.counter("everpost_messages_refused_total", vec![Label::new("listener", name(listener)), Label::new("reason", reason.label())])
     }
 
+    fn garbage(&self, listener: &Arc<str>) -> Counter {
+        self.counter("everpost_mllp_garbage_bytes_total", vec![Label::new("listener", name(listener))])
+    }
+
     fn ambiguous(&self, destination: &Arc<str>, endpoint: &Arc<str>, phase: Phase) -> Counter {
         let labels = vec![Label::new("destination", name(destination)), Label::new("endpoint", name(endpoint)), Label::new("phase", phase.name())];
         self.counter("everpost_ambiguous_total", labels)
@@ -300,6 +310,8 @@ mod tests {
         let took = Duration::from_millis(2);
         metrics.read(&Event::Accepted { listener: "in".into(), message: MessageId(1), bytes: 2, commit: took }, now);
         metrics.read(&Event::Refused { listener: "in".into(), reason: Refusal::TooLarge }, now);
+        metrics.read(&Event::Garbage { listener: "in".into(), bytes: 7 }, now);
+        metrics.read(&Event::Garbage { listener: "in".into(), bytes: 5 }, now);
         for outcome in [Delivered::Ok, Delivered::Warning, Delivered::Warning] {
             metrics.read(&Event::Delivered { destination: "pacs".into(), endpoint: "b".into(), envelope: EnvelopeId(1), outcome, took }, now);
         }
@@ -309,6 +321,7 @@ mod tests {
         for line in [
             r#"everpost_messages_accepted_total{listener="in"} 1"#,
             r#"everpost_messages_refused_total{listener="in",reason="too-large"} 1"#,
+            r#"everpost_mllp_garbage_bytes_total{listener="in"} 12"#,
             r#"everpost_envelopes_delivered_total{destination="pacs",endpoint="b",outcome="ok"} 1"#,
             r#"everpost_envelopes_delivered_total{destination="pacs",endpoint="b",outcome="warning"} 2"#,
             r#"everpost_failovers_total{destination="pacs",from="a",to="b"} 1"#,

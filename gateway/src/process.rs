@@ -37,17 +37,29 @@ pub fn give_memory_back() {
 
 /// Every connection and every segment needs a descriptor: takes all the system allows.
 fn raise_descriptors() -> std::io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live rlimit of this frame.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(std::io::Error::last_os_error());
-    }
+    let mut limit = descriptor_limits()?;
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: as above; the call only reads it.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
         return Err(std::io::Error::last_os_error());
     }
     Ok(())
+}
+
+fn descriptor_limits() -> std::io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live rlimit of this frame.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(limit)
+}
+
+/// Descriptors this process may have open, now and at most. A system that does not say sets no limit.
+#[must_use]
+pub fn descriptors() -> (usize, usize) {
+    let number = |limit: libc::rlim_t| usize::try_from(limit).unwrap_or(usize::MAX);
+    descriptor_limits().map_or((usize::MAX, usize::MAX), |limit| (number(limit.rlim_cur), number(limit.rlim_max)))
 }
 
 /// Threads that serve: a small machine needs two, a large one is bound by its disk.

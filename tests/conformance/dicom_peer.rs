@@ -76,9 +76,14 @@ impl Gateway {
 
     /// A new connection.
     pub(crate) fn connect(&self) -> Peer {
+        self.connect_from("192.0.2.7:4711")
+    }
+
+    /// A new connection from an address.
+    pub(crate) fn connect_from(&self, from: &'static str) -> Peer {
         let (ours, mut theirs) = tokio::io::duplex(1 << 16);
         let (listener, intake, stop) = (self.listener.clone(), self.intake.clone(), self.stop.clone());
-        let task = tokio::spawn(async move { dicom::serve(&mut theirs, "192.0.2.7:4711".parse().unwrap(), listener, intake, stop).await });
+        let task = tokio::spawn(async move { dicom::serve(&mut theirs, from.parse().unwrap(), listener, intake, stop).await });
         Peer { wire: ours, buffer: BytesMut::new(), task }
     }
 
@@ -118,6 +123,11 @@ impl Gateway {
     pub(crate) fn refusals(&self) -> Vec<&'static str> {
         let seen = self.events.lock().unwrap();
         seen.iter().filter_map(|event| if let Event::Refused { reason, .. } = event { Some(reason.label()) } else { None }).collect()
+    }
+
+    /// Messages said to be accepted so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.events.lock().unwrap().iter().filter(|event| matches!(event, Event::Accepted { .. })).count()
     }
 
     /// Ends the spool's threads.

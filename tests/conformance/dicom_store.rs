@@ -8,6 +8,27 @@ use everpost_client::dicom::{status, uid};
 use everpost_client::keys::Key;
 use everpost_client::spool::Filter;
 
+/// The peer leaves while its object becomes durable: it is taken all the same, and readers of events hear of it.
+#[tokio::test]
+async fn an_object_whose_sender_left_is_told_when_it_is_taken() {
+    let gateway = Gateway::plain();
+    for n in 1..=10 {
+        // With a window the listener reads on, and sees the peer leave, while the commit is under way.
+        let mut scu = gateway.associate(&[(CT, IMPLICIT)], 8).await;
+        let instance = format!("1.2.3.{n}");
+        scu.store(&instance, &data_set(&instance, 1000)).await;
+        scu.peer.leave().await;
+    }
+    let told = async {
+        while gateway.accepted() < 10 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), told).await.expect("all are told");
+    assert_eq!(gateway.waiting().len(), 10);
+    gateway.close().await;
+}
+
 #[tokio::test]
 async fn an_object_is_kept_byte_for_byte_with_its_keys() {
     let gateway = Gateway::plain();

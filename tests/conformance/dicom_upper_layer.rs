@@ -1,6 +1,6 @@
 //! PS3.8: rejects (9.3.4), aborts (9.3.8), the state table (9.2), timers (9.1.5), lengths nobody may believe.
 
-use crate::dicom_peer::{CT, Gateway, IMPLICIT, data_set, read, request};
+use crate::dicom_peer::{CT, Gateway, IMPLICIT, Scu, data_set, read, request};
 use everpost_client::dicom::association::Indication;
 use everpost_client::dicom::pdu::{self, Abort, AssociationRQ, Received, Reject};
 use everpost_client::dicom::uid;
@@ -44,6 +44,80 @@ async fn associations_are_limited_and_a_released_one_makes_room() {
     scu.peer.leave().await; // without release
     lingering.leave().await;
     assert!(matches!(answer_to(&gateway, request(&[(CT, IMPLICIT)], 1)).await, Received::AssociateAc(_)));
+    gateway.close().await;
+}
+
+#[tokio::test]
+async fn one_address_leaves_associations_to_others() {
+    let gateway = Gateway::new("max_associations = 8", "");
+    let mut open = Vec::new();
+    for _ in 0..6 {
+        open.push(gateway.associate(&[(CT, IMPLICIT)], 1).await);
+    }
+    assert_eq!(answer_to(&gateway, request(&[(CT, IMPLICIT)], 1)).await, Received::AssociateRj(Reject::LOCAL_LIMIT));
+    assert!(gateway.notices().iter().any(|n| n.contains("6 of max_associations = 8")), "{:?}", gateway.notices());
+    for _ in 0..2 {
+        open.push(Scu::new(gateway.connect_from("192.0.2.8:4711"), request(&[(CT, IMPLICIT)], 1)).await);
+    }
+    let mut peer = gateway.connect_from("192.0.2.9:4711");
+    peer.send(&pdu::encode_associate_rq(request(&[(CT, IMPLICIT)], 1))).await;
+    assert_eq!(read(&peer.pdu().await.unwrap()), Received::AssociateRj(Reject::LOCAL_LIMIT), "all eight are open");
+    peer.leave().await;
+    open.remove(0).release().await;
+    open.push(gateway.associate(&[(CT, IMPLICIT)], 1).await);
+    for scu in open {
+        scu.release().await;
+    }
+    gateway.close().await;
+    // `max_connections_per_peer` counts for associations too; a few associations are nobody's to share.
+    for (keys, own) in [("max_associations = 8\nmax_connections_per_peer = 3", 3), ("max_associations = 4", 4)] {
+        let gateway = Gateway::new(keys, "");
+        let mut open = Vec::new();
+        for _ in 0..own {
+            open.push(gateway.associate(&[(CT, IMPLICIT)], 1).await);
+        }
+        assert_eq!(answer_to(&gateway, request(&[(CT, IMPLICIT)], 1)).await, Received::AssociateRj(Reject::LOCAL_LIMIT), "{keys}");
+        drop(open);
+        gateway.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_trickles_in_is_given_up_and_one_that_pauses_is_not() {
+    let gateway = Gateway::new("idle_timeout = \"30m\"", "");
+    let second = std::time::Duration::from_secs(1);
+    // A byte each second, first of the data set, then of a PDU's header.
+    for header_only in [false, true] {
+        let mut scu = gateway.associate(&[(CT, IMPLICIT)], 1).await;
+        if !header_only {
+            scu.store_command(1, CT, "1.2.3").await;
+            scu.peer.send(&pdu::data_header(1, false, true, 10_000)).await;
+        }
+        let begun = tokio::time::Instant::now();
+        let trickle = if header_only { &[4_u8, 0, 0][..] } else { &[7_u8; 10_000] };
+        for byte in trickle.iter().cycle().take(if header_only { 3 } else { 58 }) {
+            scu.peer.send(&[*byte]).await;
+            tokio::time::sleep(second).await;
+        }
+        assert!(matches!(scu.told().await, Some(Indication::Aborted(_))), "header only: {header_only}");
+        let took = begun.elapsed();
+        assert!(took >= second * 60 && took < second * 70, "{took:?}");
+        assert!(gateway.notices().last().is_some_and(|n| n.contains("less than 1024 bytes/s")), "{:?}", gateway.notices());
+        scu.peer.leave().await;
+    }
+    // What came fast before earns a pause, up to five minutes.
+    let mut scu = gateway.associate(&[(CT, IMPLICIT)], 1).await;
+    scu.store_command(1, CT, "1.2.3").await;
+    for _ in 0..2 {
+        for _ in 0..10 {
+            scu.data(1, &[7; 65_000], false).await;
+        }
+        tokio::time::sleep(second * 240).await;
+    }
+    scu.data(1, &[7; 100], false).await;
+    assert_eq!(gateway.notices().len(), 2, "{:?}", gateway.notices());
+    assert!(matches!(scu.told().await, Some(Indication::Aborted(_))), "and no more");
+    scu.peer.leave().await;
     gateway.close().await;
 }
 

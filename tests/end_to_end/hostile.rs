@@ -368,6 +368,34 @@ fn ten_thousand_half_open_connections_from_one_address() {
     until("everything arrives", 30, || v.sink.count() as u64 >= 2 * v.number);
 }
 
+/// With few descriptors, idle connections must not take those that spool, delivery and the operator need.
+#[test]
+fn few_descriptors_are_shared() {
+    let world = World::new("hostile-descriptors");
+    let (hl7, sink) = (world::port(), Server::start());
+    let text = mllp_listener("ris-in", hl7, "") + &mllp_destination("ris", "", &[("sink", sink.address())]) + &route("ris-in", &["ris"], "");
+    let mut gateway = Gateway::new(&world, "gateway", &text).with_descriptors(64);
+    gateway.up();
+    gateway.says("the limit of 64 open files leaves about", 20);
+    let idle: Vec<TcpStream> = (0..100).filter_map(|_| TcpStream::connect(loopback(hl7)).ok()).collect();
+    gateway.says("to keep descriptors for the rest of the gateway", 20);
+    let refused = || gateway.metric("everpost_messages_refused_total", &[("listener", "ris-in"), ("reason", "limit")]);
+    assert!(refused().is_some_and(|n| n > 50.0), "{:?} were refused; HTTP answers", refused());
+    assert!(gateway.status().is_some(), "the operator is served");
+    // Another address gets in, and what it sends is kept and delivered. Large: content segments are opened for it.
+    let mut other = Client::connect_from([127, 0, 0, 2].into(), loopback(hl7)).expect("another address gets in");
+    for n in 0..5 {
+        let message = synthetic::oru(&format!("OTHER-{n}"), 1, 2 << 20, synthetic::CHARSETS[0]);
+        assert!(other.send(&message).expect("an answer").positive());
+    }
+    until("everything arrives", 30, || sink.count() == 5);
+    drop(idle);
+    until("the first address is served again", 30, || {
+        Client::connect(loopback(hl7)).is_ok_and(|mut c| c.send(&synthetic::small("AGAIN")).is_ok_and(|a| a.positive()))
+    });
+    assert!(gateway.terminate().success());
+}
+
 #[test]
 fn a_sender_beyond_its_limit_is_refused_and_may_come_back() {
     let mut v = Victim::new("hostile-limits", "max_connections_per_peer = 4", "max_associations = 2");
@@ -383,6 +411,29 @@ fn a_sender_beyond_its_limit_is_refused_and_may_come_back() {
     });
     first.release().unwrap();
     v.fine("limits");
+}
+
+/// A process that stood still finds all its deadlines passed; what its peers sent in time is read all the same.
+#[test]
+fn frozen_beyond_the_deadlines() {
+    let mut v = Victim::new("hostile-frozen", "idle_timeout = \"2s\"", "idle_timeout = \"2s\"");
+    for round in 0..3 {
+        let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(v.hl7).unwrap()).collect();
+        let mut association = dicom::Association::open(v.images, "EVERPOST", "TEST", &dicom::propose(dicom::VERIFICATION, dicom::IMPLICIT)).unwrap();
+        v.gateway.process().freeze();
+        std::thread::sleep(Duration::from_millis(500)); // less than the deadline: the peers are in time
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.push(&synthetic::small(&format!("FROZEN-{round}-{n}"))).unwrap();
+        }
+        let echo = std::thread::spawn(move || association.echo());
+        std::thread::sleep(Duration::from_secs(3));
+        v.gateway.process().thaw();
+        for client in &mut clients {
+            assert!(client.answer().expect("an answer, and no closed connection").positive());
+        }
+        assert_eq!(echo.join().unwrap().expect("a response, and no abort"), 0);
+    }
+    v.fine("frozen");
 }
 
 #[test]

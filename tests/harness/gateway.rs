@@ -21,6 +21,7 @@ pub struct Gateway {
     admin: SocketAddr,
     namespace: Option<String>,
     environment: Vec<(String, String)>,
+    descriptors: Option<u32>,
     process: Option<Process>,
 }
 
@@ -66,6 +67,7 @@ impl Gateway {
             admin,
             namespace: None,
             environment: Vec::new(),
+            descriptors: None,
             process: None,
         };
         gateway.configure(body);
@@ -92,6 +94,13 @@ impl Gateway {
     #[must_use]
     pub fn with_variable(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Limits its open files.
+    #[must_use]
+    pub fn with_descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -130,9 +139,14 @@ impl Gateway {
     /// Starts the process without waiting.
     #[track_caller]
     pub fn launch(&mut self) {
-        let mut command = match &self.namespace {
-            None => Command::new(program()),
-            Some(namespace) => crate::netns::command(namespace, program()),
+        let mut command = match (&self.namespace, self.descriptors) {
+            (None, None) => Command::new(program()),
+            (None, Some(limit)) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]).arg(program());
+                shell
+            }
+            (Some(namespace), _) => crate::netns::command(namespace, program()),
         };
         command.arg("run").arg("--config").arg(&self.config).env("RUST_BACKTRACE", "1");
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));

@@ -6,7 +6,7 @@
 use crate::sha256;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -112,7 +112,24 @@ impl Ack {
 impl Client {
     /// Connects; answers are awaited for 30 s.
     pub fn connect(to: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
+        Self::on(TcpStream::connect_timeout(&to, Duration::from_secs(10))?)
+    }
+
+    /// From another address of this machine (127.0.0.2 and up stand for other machines).
+    /// # Errors
+    /// The system's.
+    pub fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let stream = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind((from, 0).into())?;
+            socket.connect(to).await?.into_std()
+        })?;
+        stream.set_nonblocking(false)?;
+        Self::on(stream)
+    }
+
+    fn on(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         stream.set_write_timeout(Some(Duration::from_secs(30)))?;

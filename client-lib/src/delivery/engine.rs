@@ -153,7 +153,8 @@ impl Engine {
                 errand: Errand::Traffic,
                 ..choice
             });
-            flight.memo = Memo { step: flight.memo.step, troubled_since: flight.memo.troubled_since, sent: flight.memo.sent, ..Memo::default() };
+            let Memo { step, troubled_since, older, sent, .. } = flight.memo;
+            flight.memo = Memo { step, troubled_since, older, sent, ..Memo::default() };
         }
         let over = self.alarms.clear_if(|alarm| matches!(alarm, Alarm::Concern(..)));
         self.actions.extend(over.into_iter().map(Action::Emit));
@@ -194,7 +195,11 @@ impl Engine {
 
     /// The spool handed out an envelope.
     pub fn offer(&mut self, envelope: Envelope, now: Moment) {
-        let memo = self.schedule.take_up(envelope.id);
+        let mut memo = self.schedule.take_up(envelope.id);
+        // Tried, and nothing remembered of it: that was before a restart. What an operator brought back begins anew.
+        if memo == Memo::default() && envelope.attempts > 0 && !envelope.out_of_order {
+            memo.older = Duration::from_millis(now.wall.saturating_sub(envelope.accepted_at));
+        }
         if self.policies.ambiguous == Ambiguous::Hold && envelope.interrupted {
             let outcome = "hold: an attempt was begun before the restart and how it ended is not known".to_owned();
             let endpoint = envelope.ambiguous_at.last().map_or_else(|| Arc::from(""), Arc::clone);
@@ -638,7 +643,7 @@ impl Engine {
     /// An envelope was refused, or failed on our side.
     fn troubled(&mut self, id: EnvelopeId, memo: &mut Memo, now: Moment) {
         let since = *memo.troubled_since.get_or_insert(now.at);
-        if now.at.saturating_duration_since(since) >= self.destination.reject_alarm {
+        if now.at.saturating_duration_since(since).saturating_add(memo.older) >= self.destination.reject_alarm {
             self.refused_long.insert(id);
             let hint = "everpost queue list --state deferred shows the last answer";
             let what = format!("an envelope has been refused for {} s; {hint}", self.destination.reject_alarm.as_secs());

@@ -33,8 +33,10 @@ pub struct Memo {
     pub tries: Option<(EndpointId, u32)>,
     /// Rests so far.
     pub step: u32,
-    /// The first refusal.
+    /// The first refusal that this run saw.
     pub troubled_since: Option<Instant>,
+    /// It was tried before this run, and is so much older: counts with the first refusal, whose time a former run may have known.
+    pub older: Duration,
     /// An attempt was sent whole.
     pub sent: bool,
     /// How often it failed without an answer while others were answered in between, and the answers counted at its last such failure.

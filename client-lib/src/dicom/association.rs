@@ -284,6 +284,12 @@ impl Association {
         matches!(self.state, State::Sta2 | State::Sta13)
     }
 
+    /// Between two PDUs: nothing is half received.
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
+        self.decoder.at_boundary()
+    }
+
     /// Where to read into.
     pub fn space(&mut self) -> &mut BytesMut {
         self.decoder.space()

@@ -180,11 +180,15 @@ pub fn refuse_unseen(reason: Reason, stamp: Stamp) -> Answer {
     Answer { messages: [Some(Builder::bare(stamp).build(original, Some(reason))), None], close: false }
 }
 
-/// MSH-15 and MSH-16; `None`: original mode.
+/// MSH-15 and MSH-16; `None`: original mode, or no message to have them.
 fn conditions(heads: &Heads) -> Option<(Condition, Condition)> {
-    let (accept, application) = (heads.message().field(15), heads.message().field(16));
+    let message = heads.message()?;
+    let (accept, application) = (message.field(15), message.field(16));
     (!accept.is_empty() || !application.is_empty()).then(|| (Condition::of(accept), Condition::of(application)))
 }
+
+/// Of an answer to what has no version of its own: that of the field "2.5".
+const VERSION: (u8, u8, u8) = (2, 5, 0);
 
 struct Builder<'a> {
     heads: Option<&'a Heads>,
@@ -206,7 +210,7 @@ impl<'a> Builder<'a> {
             component: outer.component_separator(),
             subcomponent: outer.subcomponent_separator(),
             encoding: outer.encoding(),
-            version: heads.message().version().unwrap_or((0, 0, 0)),
+            version: heads.message().map_or(VERSION, |message| message.version().unwrap_or((0, 0, 0))),
             heads: Some(heads),
             stamp,
             second,
@@ -222,7 +226,7 @@ impl<'a> Builder<'a> {
             component,
             subcomponent,
             encoding: b"^~\\&",
-            version: (2, 5, 0),
+            version: VERSION,
             stamp,
             second: false,
             out: Vec::with_capacity(192),
@@ -246,7 +250,7 @@ impl<'a> Builder<'a> {
 
     fn header(&mut self) {
         let outer: Option<&Msh> = self.heads.map(Heads::outer);
-        let message: Option<&Msh> = self.heads.map(Heads::message);
+        let message: Option<&Msh> = self.heads.and_then(Heads::message);
         self.segment(b"MSH");
         self.out.push(self.separator);
         self.out.extend_from_slice(self.encoding);
@@ -631,6 +635,18 @@ mod tests {
             answer.starts_with("MSH|^~\\&|C|D|A|B|") && answer.contains("|ACK^R01^ACK|") && answer.contains("|T|2.4||||||8859/1\rMSA|AA|B1\r"),
             "{answer}"
         );
+    }
+
+    #[test]
+    fn a_batch_without_a_message_is_answered_as_what_has_no_header() {
+        // FHS-11 and BHS-11 are ids where MSH-11 is the processing id; FHS-12 names another batch where MSH-12 is the version.
+        for header in ["FHS|^~\\&|A|B|C|D||x|N^E^T|c|B1|2.3|||AL|AL\r", "BHS|^~\\&|A|B|C|D||x|N^E^T|c|B1|REF|||AL|AL\rBTS|0\r"] {
+            let unreadable = Message::read(&Bytes::copy_from_slice(header.as_bytes())).unwrap_err();
+            let answer = refuse_unreadable(&unreadable, STAMP);
+            assert_eq!(codes(&answer), "AR", "{header}");
+            let answer = only(&answer);
+            assert!(answer.contains("||ACK|19B76DAA4180007|P|2.5\rMSA|AR|B1|") && answer.contains("\rERR||"), "{answer}");
+        }
     }
 
     #[test]

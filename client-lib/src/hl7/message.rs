@@ -263,10 +263,17 @@ impl Heads {
         &self.outer
     }
 
-    /// The header of the first message: type, version, processing id, conditions, character set.
+    /// The header of the first message: type, version, processing id, conditions, character set. `None`: a batch without one; FHS and BHS have none
+    /// of these, and other things in their places.
     #[must_use]
-    pub fn message(&self) -> &Msh {
-        self.inner.as_ref().and_then(|inner| inner.first.as_ref()).unwrap_or(&self.outer)
+    pub fn message(&self) -> Option<&Msh> {
+        let first = self.inner.as_ref().and_then(|inner| inner.first.as_ref());
+        first.or(Some(&self.outer).filter(|outer| outer.kind == Kind::Msh))
+    }
+
+    /// The header that says how the segments are to be read.
+    fn leading(&self) -> &Msh {
+        self.message().unwrap_or(&self.outer)
     }
 
     /// What an answer must carry in MSA-2: MSH-10, or the batch's FHS-11 or BHS-11; else that of its first message. May be empty.
@@ -319,7 +326,7 @@ impl Message {
         if found.messages == 0 {
             return Err(Unreadable { why: Malformed::EmptyBatch, heads: Some(Box::new(found.heads)) });
         }
-        if found.heads.message().component(9, 1).is_empty() {
+        if found.heads.leading().component(9, 1).is_empty() {
             return Err(Unreadable { why: Malformed::NoMessageType, heads: Some(Box::new(found.heads)) });
         }
         Ok(found)
@@ -377,7 +384,7 @@ impl Message {
 
     /// Writes what routes, lanes and people need into the key table. Returns false if a value was cut to `limits::KEY_BYTES_MAX`.
     pub fn keys(&self, keys: &mut Keys) -> bool {
-        let (outer, message) = (&self.heads.outer, self.heads.message());
+        let (outer, message) = (&self.heads.outer, self.heads.leading());
         let mut whole = true;
         let mut set = |key, value: &[u8]| whole &= value.is_empty() || keys.set(key, value);
         set(Key::ControlId, self.heads.control_id());
@@ -401,7 +408,7 @@ impl Message {
     /// PID-3 of the first PID: id of the first repetition, and its assigning authority after the component separator `^`.
     fn patient(&self) -> Vec<u8> {
         let Some(pid) = &self.pid else { return Vec::new() };
-        let message = self.heads.message();
+        let message = self.heads.leading();
         let stepping = message.charset.stepping;
         let identifiers = stepping.split(pid, Some(message.separator())).nth(3).unwrap_or_default();
         let first = stepping.split(identifiers, message.repeat()).next().unwrap_or_default();
@@ -416,7 +423,7 @@ impl Message {
     }
 
     fn accession(&self) -> Option<&[u8]> {
-        let message = self.heads.message();
+        let message = self.heads.leading();
         let stepping = message.charset.stepping;
         let places = [(0, 1), (1, 18), (1, 3), (2, 3)];
         places.into_iter().find_map(|(segment, field)| {
@@ -578,7 +585,7 @@ mod tests {
             assert_eq!(found.is_ok(), remedy, "{msh2}");
             if let Ok(found) = found {
                 assert_eq!(found.heads().control_id(), b"ID7");
-                assert_eq!(found.heads().message().component(9, 2), b"A01");
+                assert_eq!(found.heads().message().unwrap().component(9, 2), b"A01");
             }
         }
     }
@@ -661,7 +668,7 @@ mod tests {
         let text: Vec<u8> = "\u{feff}MSH|^~\\&|A|B|C|D|||ADT^A01|W9|P|2.5||||||UNICODE UTF-16\r".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let unreadable = read(&text).unwrap_err();
         let heads = unreadable.heads.unwrap();
-        assert_eq!((heads.control_id(), heads.message().field(18)), (&b"W9"[..], &b""[..]));
+        assert_eq!((heads.control_id(), heads.message().unwrap().field(18)), (&b"W9"[..], &b""[..]));
     }
 
     #[test]
@@ -687,7 +694,7 @@ mod tests {
 
     #[test]
     fn versions_are_numbers() {
-        let version = |v: &str| read(format!("MSH|^~\\&|A|B|C|D|||ADT^A01|1|P|{v}\r").as_bytes()).unwrap().heads().message().version();
+        let version = |v: &str| read(format!("MSH|^~\\&|A|B|C|D|||ADT^A01|1|P|{v}\r").as_bytes()).unwrap().heads().message().unwrap().version();
         assert_eq!(version("2.5.1^DE"), Some((2, 5, 1)));
         assert_eq!(version("2.3"), Some((2, 3, 0)));
         assert_eq!(version(""), None);

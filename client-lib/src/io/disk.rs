@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,21 +24,38 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Opens a directory, making it if need be. Its own entry in its parent is durable then.
+    /// Opens a directory, making it if need be. Its entry, and those of all directories made for it, are durable then.
     /// # Errors
     /// The system's.
     pub fn open(path: &Path) -> io::Result<Arc<dyn Storage>> {
-        if !path.is_dir() {
-            fs::create_dir_all(path)?;
-            // Every directory that may be new: an unsynced entry would take the spool with it.
-            let whole = fs::canonicalize(path)?;
-            for parent in whole.ancestors().skip(1).take(3) {
-                fs::File::open(parent)?.sync_all()?;
-            }
-        }
+        make(path, &|parent| fs::File::open(parent)?.sync_all())?;
         let handle = fs::File::open(path)?;
         Ok(Arc::new(Self { path: path.to_owned(), handle, lock: Mutex::new(None) }))
     }
+}
+
+/// Makes a directory with all that lead to it, and syncs the parent of each: an entry that is not durable would take the spool with it. What stands
+/// already may come from a start that was cut short before it synced, so its parents are synced too, as far as we may open them and on this disk.
+fn make(path: &Path, sync: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    let whole = std::path::absolute(path)?;
+    let missing: Vec<&Path> = whole.ancestors().take_while(|directory| !directory.exists()).collect();
+    for directory in missing.iter().rev() {
+        match fs::create_dir(directory) {
+            Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => return Err(cause),
+            _ => {}
+        }
+        sync(directory.parent().unwrap_or(directory))?;
+    }
+    let there = missing.last().and_then(|first| first.parent()).unwrap_or(&whole);
+    let disk = fs::metadata(there)?.dev();
+    for parent in there.ancestors().skip(1).take_while(|parent| fs::metadata(parent).is_ok_and(|found| found.dev() == disk)) {
+        match sync(parent) {
+            // Whoever made it for us answers for it.
+            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {}
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 fn done(result: libc::c_int) -> io::Result<()> {
@@ -177,6 +194,32 @@ mod tests {
         assert_eq!((refused.kind(), refused.to_string()), (io::ErrorKind::WouldBlock, std::process::id().to_string()));
         drop(first);
         Directory::open(dir.path()).unwrap().lock().unwrap();
+    }
+
+    #[test]
+    fn every_entry_that_leads_to_the_directory_is_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = fs::canonicalize(dir.path()).unwrap();
+        let deep = top.join("a/b/c/d/e");
+        let synced = Mutex::new(Vec::new());
+        let sync = |parent: &Path| {
+            synced.lock().unwrap().push(parent.to_owned());
+            Ok(())
+        };
+        make(&deep, &sync).unwrap();
+        assert!(deep.is_dir());
+        let made = synced.lock().unwrap().clone();
+        let parents = [top.clone(), top.join("a"), top.join("a/b"), top.join("a/b/c"), top.join("a/b/c/d")];
+        assert_eq!(made[..5], parents, "each parent after its entry was made");
+        // A start that finds them there does not know whether the one that made them came so far.
+        synced.lock().unwrap().clear();
+        make(&deep, &sync).unwrap();
+        let again = synced.lock().unwrap().clone();
+        assert!(parents.iter().all(|parent| again.contains(parent)), "{again:?}");
+        // Directories of others may be closed to us; one of ours that cannot be synced is an error.
+        let refuse = |_: &Path| Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        make(&deep, &refuse).unwrap();
+        assert!(make(&deep.join("new"), &refuse).is_err());
     }
 
     #[test]

@@ -192,14 +192,17 @@ pub async fn decide_all(
     door.demand_socket("deciding")?;
     let body = decision_body(&body)?;
     let decision = decision(&verb, body.reason)?;
-    let (Some(destination), Some(state)) = (body.destination, body.state) else {
-        return Err(wrong("a decision in bulk needs destination and state"));
-    };
+    let Some(destination) = body.destination else { return Err(wrong("a decision in bulk needs a destination")) };
+    let state = body.state;
+    if state.is_none() && live.config().destinations.iter().any(|d| *d.name == *destination) {
+        let why = "only what a destination that is no longer configured has left is decided on whole";
+        return Err(wrong(format!("a decision in bulk needs a state (--state): {why}, and {destination} is configured")));
+    }
     let decision = match decision {
         Decision::Hold(_) => Decision::Hold(after_hold(&live, &destination)),
         other => other,
     };
-    let filter = filter(&live, Some(&destination), Some(&state), None)?;
+    let filter = filter(&live, Some(&destination), state.as_deref(), None)?;
     let filter = filter.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no destination {destination}")))?;
     let cursor = body.cursor.as_deref().map(envelope_id).transpose()?;
     let spool = live.committer().spool().clone();
@@ -217,7 +220,8 @@ pub async fn decide_all(
             Err(e) => failed.push(json!({"id": null, "detail": e.to_string()})),
         }
     }
-    tracing::info!(about = destination, done, failed = failed.len(), "{verb} of all {state} by an operator");
+    let which = state.as_deref().unwrap_or("that wait");
+    tracing::info!(about = destination, done, failed = failed.len(), "{verb} of all {which} by an operator");
     Ok(Json(json!({"done": done, "failed": failed, "next": next.map(|id| id.to_string())})))
 }
 

@@ -246,6 +246,27 @@ async fn a_decision_in_bulk_reaches_every_envelope_in_that_state() {
 }
 
 #[tokio::test]
+async fn what_a_destination_no_longer_configured_left_is_decided_on_whole() {
+    let world = World::new().await;
+    for destination in ["gone", "ris"] {
+        let id = world.commit(destination, HL7, "MSH|\r").await;
+        assert_eq!(world.ask(Door::Socket, Method::POST, &format!("/api/v1/envelopes/{id}/hold"), "").await.status, StatusCode::OK);
+        world.commit(destination, HL7, "MSH|\r").await;
+    }
+    let discard = async |destination| {
+        let body = json!({"destination": destination, "reason": "the scanner was sold"}).to_string();
+        world.ask(Door::Socket, Method::POST, "/api/v1/envelopes/discard", &body).await
+    };
+    let refused = discard("ris").await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.text().contains("--state"), "{}", refused.text());
+    assert_eq!(discard("gone").await.json()["done"], 2, "the held one and the ready one");
+    let left = world.ask(Door::Socket, Method::GET, "/api/v1/envelopes", "").await.json();
+    let left: Vec<&Value> = left["envelopes"].as_array().unwrap().iter().map(|e| &e["destination"]).collect();
+    assert_eq!(left, ["ris", "ris"]);
+}
+
+#[tokio::test]
 async fn the_list_goes_on_where_it_ended() {
     let world = World::new().await;
     for _ in 0..5 {

@@ -78,8 +78,8 @@ pub struct Chosen {
     /// Envelopes
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<u64>,
-    /// Every envelope of --destination in --state
-    #[arg(long, requires = "destination", requires = "state")]
+    /// Every envelope of --destination in --state; of a destination that is no longer configured, every one that waits
+    #[arg(long, requires = "destination")]
     all: bool,
     /// Destination (with --all)
     #[arg(long, value_name = "D", requires = "all")]

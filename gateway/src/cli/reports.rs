@@ -5,6 +5,8 @@
 use super::connect::Place;
 use super::{EXIT_DEGRADED, EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, Failure, answer, answer_json};
 use crate::config::Config;
+use crate::descriptors;
+use crate::process;
 use crate::status::{Report, Standing};
 use hyper::Method;
 use serde_json::json;
@@ -16,7 +18,9 @@ use std::path::Path;
 pub fn check(path: &Path, json: bool) -> Result<u8, Failure> {
     match Config::load(path) {
         Ok(config) => {
-            let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+            let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+            // `run` raises the limit as far as it may.
+            warnings.extend(descriptors::warning(process::descriptors().1, &config).map(|w| format!("{}: {w}", path.display())));
             if json {
                 answer_json(&json!({"ok": true, "errors": [], "warnings": warnings}))?;
             } else {

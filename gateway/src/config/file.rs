@@ -94,7 +94,12 @@ const LISTENER: Shape = Shape {
         ),
         field("ae_title", AE_TITLES, Default::Depends("any"), "dicom: the called AE titles it answers to"),
         field("calling_ae", AE_TITLES, Default::Depends("any"), "dicom: the calling AE titles it lets in"),
-        field("max_associations", Kind::Count(1, 4096), Default::Value("64"), "dicom: associations at a time"),
+        field(
+            "max_associations",
+            Kind::Count(1, 4096),
+            Default::Value("64"),
+            "dicom: associations at a time; one address has at most `max_connections_per_peer` of them and, where they are more than 4, three quarters",
+        ),
         field("max_pdu", Kind::Count(4096, 1_048_576), Default::Value("262144"), "dicom: the largest P-DATA-TF it takes, in bytes"),
         field(
             "storage_classes",

@@ -1,9 +1,12 @@
 //! Takes connections: who may connect, how many, with which protection.
-//! Rules: one address cannot use up the connections of others; a peer beyond a limit is closed at once; a TLS handshake has a deadline and holds
-//! up nobody; running out of descriptors is waited out; a stop closes the door first and waits for the conversations.
+//! Rules: one address cannot use up the connections of others; a peer beyond a limit, or with a descriptor that is kept for the rest of the gateway,
+//! is closed at once; a TLS handshake has a deadline and holds up nobody; running out of descriptors is waited out; a stop closes the door first and
+//! waits for the conversations.
 //! Errors: `OpenError` where a door cannot open; each refused connection is a `ListenerNotice`, one per kind and `limits::NOTICE_INTERVAL`.
 
+use super::allowance::within;
 use crate::config::Listener;
+use crate::descriptors::Descriptors;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use everpost_client::event::{Event, Events, Refusal};
 use everpost_client::io::stop::Stop;
@@ -15,6 +18,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,6 +70,8 @@ enum Turned {
     Plain,
     /// TLS handshake failed or took too long.
     Handshake,
+    /// The rest of the descriptors is not for listeners.
+    Kept,
     /// The system has no descriptor or memory left.
     Exhausted,
     /// A fault of this program ended a conversation.
@@ -73,17 +79,21 @@ enum Turned {
 }
 
 impl Guests {
-    fn enter(self: &Arc<Self>, address: IpAddr, max: usize, max_per_peer: usize) -> Result<Slot, Turned> {
+    /// `has_room`: whether the process has room for one more, with so many of this address here already.
+    fn enter(self: &Arc<Self>, address: IpAddr, max: usize, max_per_peer: usize, has_room: impl Fn(usize) -> bool) -> Result<Slot, Turned> {
         let mut guard = self.lock();
         let (open, by_address) = &mut *guard;
         if *open >= max {
             return Err(Turned::Full);
         }
-        let own = by_address.entry(address).or_default();
-        if *own >= max_per_peer {
+        let own = by_address.get(&address).copied().unwrap_or_default();
+        if own >= max_per_peer {
             return Err(Turned::PeerFull);
         }
-        *own += 1;
+        if !has_room(own) {
+            return Err(Turned::Kept);
+        }
+        by_address.insert(address, own + 1);
         *open += 1;
         let open = *open;
         drop(guard);
@@ -147,6 +157,7 @@ pub struct Door {
     socket: Mutex<Option<Socket>>,
     local: SocketAddr,
     guests: Arc<Guests>,
+    descriptors: Arc<Descriptors>,
     events: Events,
     notices: Mutex<HashMap<Turned, (Instant, u64)>>,
 }
@@ -155,7 +166,7 @@ impl Door {
     /// Binds and reads the certificate. From now on peers can connect; they wait until `serve`.
     /// # Errors
     /// `OpenError`.
-    pub fn open(listener: &Arc<Listener>, events: &Events) -> Result<Arc<Door>, OpenError> {
+    pub fn open(listener: &Arc<Listener>, events: &Events, descriptors: &Arc<Descriptors>) -> Result<Arc<Door>, OpenError> {
         let tls = load_tls(listener)?;
         let failed = |cause: io::Error| {
             let remedy = match cause.kind() {
@@ -174,6 +185,7 @@ impl Door {
             socket: Mutex::new(Some(socket)),
             local,
             guests: Arc::new(Guests { listener: listener.name.clone(), events: events.clone(), by_address: Mutex::default() }),
+            descriptors: descriptors.clone(),
             events: events.clone(),
             notices: Mutex::default(),
         }))
@@ -229,7 +241,7 @@ impl Door {
                 Some(ended) = conversations.join_next() => self.ended(ended),
                 accepted = listening.accept() => match accepted {
                     Ok((tcp, peer)) => {
-                        if let Some(slot) = self.check(peer) {
+                        if let Some(slot) = self.check(&tcp, peer) {
                             conversations.spawn(self.clone().receive(tcp, peer, slot, stop.clone(), converse.clone()));
                         }
                     }
@@ -244,11 +256,13 @@ impl Door {
     }
 
     /// The checks before a byte is read. A connection that fails them is closed by dropping it.
-    fn check(&self, peer: SocketAddr) -> Option<Slot> {
+    fn check(&self, tcp: &TcpStream, peer: SocketAddr) -> Option<Slot> {
         let listener = self.settings.load();
         let address = peer.ip().to_canonical();
         let entered = if listener.peers.is_empty() || listener.peers.iter().any(|network| network.contains(address)) {
-            self.guests.enter(address, listener.max_connections, listener.max_connections_per_peer)
+            let descriptor = usize::try_from(tcp.as_raw_fd()).unwrap_or(usize::MAX);
+            let has_room = |own| self.descriptors.has_room(descriptor, own);
+            self.guests.enter(address, listener.max_connections, listener.max_connections_per_peer, has_room)
         } else {
             Err(Turned::Stranger)
         };
@@ -258,6 +272,9 @@ impl Door {
         };
         let what = match turned {
             Turned::Stranger => "a connection from an address that is not among `peers` was closed".to_owned(),
+            Turned::Kept => {
+                "a connection was closed to keep descriptors for the rest of the gateway; raise LimitNOFILE, or lower max_connections".to_owned()
+            }
             Turned::PeerFull => format!("a connection beyond max_connections_per_peer = {} was closed", listener.max_connections_per_peer),
             _ => format!("a connection beyond max_connections = {} was closed", listener.max_connections),
         };
@@ -303,7 +320,7 @@ impl Door {
             }
             tls.accept(tcp).await.map_err(|fault| Some((Turned::Handshake, fault.to_string())))
         };
-        let failure = match timeout(limits::TLS_ACCEPT, handshake).await {
+        let failure = match within(limits::TLS_ACCEPT, handshake).await {
             Ok(Ok(stream)) => return Some(stream),
             Ok(Err(failure)) => failure,
             Err(_) => {

@@ -6,7 +6,8 @@
 //! - Bytes go into the spool as they came; memory holds one read buffer and one chunk per association, whatever the object's size. Whatever ends the
 //!   association early drops the half object with its writer.
 //! - What cannot be taken (reserve, no route, class) is read to its end, dropped, and refused with a status; only a broken protocol aborts.
-//! - Waits: ARTIM until the request and after the end, `idle_timeout` in between, a deadline for each write. All end at a stop.
+//! - Waits: ARTIM until the request and after the end, `idle_timeout` in between, a lowest rate for what was begun, a deadline for each write. All end
+//!   at a stop. A peer is listened to once more before it is given up: after a time in which we stood still, what it sent lies unread.
 //!
 //! Errors: a peer's faults become A-ASSOCIATE-RJ, a status or A-ABORT, and one `ListenerNotice` each, without patient data.
 
@@ -15,6 +16,7 @@ mod object;
 use crate::config::Listener;
 use crate::intake::{Intake, Place};
 use crate::listener::accept::Connection;
+use crate::listener::allowance::{Allowance, within};
 use everpost_client::dicom::association::{Association, Fault, Indication};
 use everpost_client::dicom::dimse::{self, Command, Response};
 use everpost_client::dicom::negotiate::{self, Acceptance, Agreed, Classes};
@@ -23,7 +25,7 @@ use everpost_client::dicom::{status, uid};
 use everpost_client::event::Refusal;
 use everpost_client::io::stop::Stop;
 use everpost_client::io::stream::{self, Stream};
-use everpost_client::limits;
+use everpost_client::limits::{self, INTAKE_BYTES_PER_SECOND_MIN};
 use everpost_client::spool::{Lane, Receipt};
 use object::{Object, Pace, Whole};
 use std::collections::VecDeque;
@@ -34,7 +36,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Duration, Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Duration, Instant, Sleep, sleep_until};
 
 /// The bytes of a connection. A trait, so that tests can do without sockets.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {
@@ -64,6 +66,7 @@ pub async fn serve<W: Wire>(wire: &mut W, peer: SocketAddr, listener: Arc<Listen
     if let Err(end) = conversation.run(&stop).await {
         conversation.notice(&end.to_string());
     }
+    conversation.abandon();
 }
 
 /// Why a conversation ended badly. The texts hold no patient data.
@@ -79,6 +82,11 @@ enum End {
     Artim,
     #[error("nothing came for {} s; the association was aborted", .0.as_secs())]
     Idle(Duration),
+    #[error(
+        "the peer sent less than {INTAKE_BYTES_PER_SECOND_MIN} bytes/s of what it had begun and the association was aborted; what had come of it was \
+         dropped"
+    )]
+    Slow,
     #[error("the peer was lost inside of an object; what had come of it was dropped")]
     LostInside,
 }
@@ -125,6 +133,10 @@ struct Conversation<'w, W> {
     artim_since: Instant,
     heard: Instant,
     rested: bool,
+    /// The time for what is half received.
+    inside: Option<Allowance>,
+    /// A deadline has passed; the peer is listened to once more until then.
+    looked: Option<Instant>,
 }
 
 impl<'w, W: Wire> Conversation<'w, W> {
@@ -149,6 +161,8 @@ impl<'w, W: Wire> Conversation<'w, W> {
             artim_since: now,
             heard: now,
             rested: false,
+            inside: None,
+            looked: None,
         }
     }
 
@@ -163,6 +177,7 @@ impl<'w, W: Wire> Conversation<'w, W> {
             if self.association.finished() {
                 return Ok(());
             }
+            self.inside = self.half().then(|| self.inside.unwrap_or_else(|| Allowance::begin(Instant::now())));
             let due = self.deadline();
             if due < timer.deadline() {
                 timer.as_mut().reset(due);
@@ -178,7 +193,7 @@ impl<'w, W: Wire> Conversation<'w, W> {
                 Ok(Wake::Read(_)) => self.wire.received(),
                 Ok(Wake::Committed(place, result)) => self.committed(place, result),
                 Ok(Wake::Timer) => {
-                    if let Err(end) = self.time() {
+                    if let Err(end) = self.time(timer.deadline()) {
                         self.notice(&end.to_string());
                     }
                     timer.as_mut().reset(self.deadline());
@@ -210,12 +225,22 @@ impl<'w, W: Wire> Conversation<'w, W> {
             (place, result) = committed => Ok(Wake::Committed(place, result)),
             read = self.wire.read_buf(self.association.space()), if reading => {
                 let read = read?;
-                self.heard = Instant::now();
-                self.rested = false;
+                self.heard(read);
                 Ok(Wake::Read(read))
             }
             () = timer.as_mut() => Ok(Wake::Timer),
             () = stopped.as_mut(), if !self.stopping => Ok(Wake::Stop),
+        }
+    }
+
+    fn heard(&mut self, bytes: usize) {
+        self.heard = Instant::now();
+        self.rested = false;
+        if let Some(allowance) = &mut self.inside {
+            allowance.received(bytes, self.heard);
+        }
+        if self.due() > self.heard {
+            self.looked = None;
         }
     }
 
@@ -280,12 +305,31 @@ impl<'w, W: Wire> Conversation<'w, W> {
         self.answers.is_empty() && self.object.is_none() && self.command_context.is_none()
     }
 
+    /// The peer has begun something that has not come whole.
+    fn half(&self) -> bool {
+        let begun = self.object.is_some() || self.command_context.is_some() || !self.association.at_boundary();
+        begun && self.association.established()
+    }
+
     /// The association is over: what was half done is dropped, its place is free.
     fn give_up(&mut self) {
         self.object = None;
-        self.answers.clear();
+        self.abandon();
         self.command = Vec::new();
         self.place = None;
+    }
+
+    /// Nobody is there to hear the answers. What came whole is taken all the same, and told when it is durable.
+    fn abandon(&mut self) {
+        let begun = |(place, answer): (usize, Answer)| answer.commit.filter(|_| place == 0 || !answer.ordered);
+        let commits: Vec<Commit> = self.answers.drain(..).enumerate().filter_map(begun).collect();
+        if !commits.is_empty() {
+            tokio::spawn(async move {
+                for commit in commits {
+                    drop(commit.await); // it tells what came of it
+                }
+            });
+        }
     }
 
     fn requested(&mut self, rq: &AssociationRQ) {
@@ -295,16 +339,18 @@ impl<'w, W: Wire> Conversation<'w, W> {
                 self.agreed = Some(agreed);
                 self.association.accept(ac)
             }
-            Err(reject) => {
+            Err((reject, why)) => {
                 let (result, source, reason) = (reject.result, reject.source, reject.reason);
-                self.notice(&format!("association rejected: {} ({result}/{source}/{reason})", reject.meaning()));
+                let why = why.unwrap_or_else(|| reject.meaning().to_owned());
+                self.notice(&format!("association rejected: {why} ({result}/{source}/{reason})"));
                 self.association.reject(reject)
             }
         };
         debug_assert!(result.is_ok(), "an indication is answered in its own state");
     }
 
-    fn negotiate(&mut self, rq: &AssociationRQ) -> Result<(AssociationAC, Agreed), Reject> {
+    /// An error is the rejection, and what to tell people of it beside its meaning.
+    fn negotiate(&mut self, rq: &AssociationRQ) -> Result<(AssociationAC, Agreed), (Reject, Option<String>)> {
         let classes = match &self.listener.storage_classes[..] {
             [] => Classes::Storage,
             list => Classes::List(list.iter().cloned().collect()),
@@ -316,16 +362,20 @@ impl<'w, W: Wire> Conversation<'w, W> {
             max_pdu: self.listener.max_pdu,
             window: limits::STORE_WINDOW_MAX,
         };
-        let answer = negotiate::accept(&policy, rq)?;
+        let answer = negotiate::accept(&policy, rq).map_err(|reject| (reject, None))?;
         if self.stopping {
-            return Err(Reject::CONGESTION);
+            return Err((Reject::CONGESTION, None));
         }
-        let Some(place) = self.intake.associate(&self.listener) else {
-            self.intake.refused(&self.listener, Refusal::Limit);
-            return Err(Reject::LOCAL_LIMIT);
-        };
-        self.place = Some(place);
-        Ok(answer)
+        match self.intake.associate(&self.listener, self.peer.ip().to_canonical()) {
+            Ok(place) => {
+                self.place = Some(place);
+                Ok(answer)
+            }
+            Err(full) => {
+                self.intake.refused(&self.listener, Refusal::Limit);
+                Err((Reject::LOCAL_LIMIT, Some(full)))
+            }
+        }
     }
 
     fn data(&mut self, fragment: Fragment) -> Result<(), End> {
@@ -403,6 +453,7 @@ impl<'w, W: Wire> Conversation<'w, W> {
     /// An object has come to its end: commit it, and answer in turn.
     fn whole(&mut self, object: Object) {
         let context = object.context();
+        self.inside = None;
         if let Some(notice) = object.notice() {
             self.notice(notice);
         }
@@ -433,7 +484,7 @@ impl<'w, W: Wire> Conversation<'w, W> {
             let Some(answer) = self.answers.pop_front() else { break };
             let sent = self.association.send_command(answer.context, &dimse::encode_response(&answer.response));
             if sent.is_err() {
-                self.answers.clear(); // over: nobody is there to hear
+                self.abandon();
             }
         }
         if self.release && self.answers.is_empty() && !self.association.over() {
@@ -453,7 +504,7 @@ impl<'w, W: Wire> Conversation<'w, W> {
             wire.write_all(output).await?;
             wire.flush().await
         };
-        let sent = timeout(limits::DICOM_WRITE, sending).await;
+        let sent = within(limits::DICOM_WRITE, sending).await;
         output.clear();
         match sent {
             Ok(Ok(())) => Ok(()),
@@ -466,6 +517,10 @@ impl<'w, W: Wire> Conversation<'w, W> {
 
     /// When something has to happen if nothing else does.
     fn deadline(&self) -> Instant {
+        self.looked.unwrap_or_else(|| self.due())
+    }
+
+    fn due(&self) -> Instant {
         if self.association.artim() {
             let most = if self.stopping { limits::DICOM_STOP_LINGER } else { limits::ARTIM };
             return self.artim_since + most;
@@ -473,31 +528,39 @@ impl<'w, W: Wire> Conversation<'w, W> {
         if self.idle() && !self.rested {
             return self.heard + limits::DICOM_REST.min(self.listener.idle_timeout);
         }
-        self.heard + self.listener.idle_timeout
+        let idle_at = self.heard + self.listener.idle_timeout;
+        self.inside.map_or(idle_at, |allowance| allowance.until().min(idle_at))
     }
 
-    /// The timer ran out.
-    fn time(&mut self) -> Result<(), End> {
+    /// The timer, set to `due`, ran out.
+    fn time(&mut self, due: Instant) -> Result<(), End> {
         let now = Instant::now();
-        let mut result = Ok(());
-        if now >= self.deadline() {
-            if self.association.artim() {
-                let before_request = self.agreed.is_none() && !self.association.over();
-                self.association.artim_expired();
-                if before_request && !self.stopping {
-                    result = Err(End::Artim);
-                }
-            } else if now >= self.heard + self.listener.idle_timeout {
-                self.association.abort(Abort::USER);
-                self.artim_since = now;
-                result = Err(End::Idle(self.listener.idle_timeout));
-            } else {
-                self.rested = true;
-                self.association.rest();
-                self.command = Vec::new();
-            }
+        if let Some(allowance) = &mut self.inside {
+            allowance.forgive(due, now);
         }
-        result
+        if now < self.deadline() {
+            return Ok(());
+        }
+        if self.idle() && !self.rested && !self.association.artim() && now < self.heard + self.listener.idle_timeout {
+            self.rested = true;
+            self.association.rest();
+            self.command = Vec::new();
+            return Ok(());
+        }
+        if self.looked.is_none() && !self.stopping && !self.association.over() {
+            self.looked = Some(now + limits::LAST_LOOK);
+            return Ok(());
+        }
+        self.looked = None;
+        if self.association.artim() {
+            let before_request = self.agreed.is_none() && !self.association.over();
+            self.association.artim_expired();
+            return if before_request && !self.stopping { Err(End::Artim) } else { Ok(()) };
+        }
+        self.association.abort(Abort::USER);
+        self.artim_since = now;
+        let slow = self.inside.is_some_and(|allowance| now >= allowance.until());
+        Err(if slow { End::Slow } else { End::Idle(self.listener.idle_timeout) })
     }
 
     fn notice(&self, what: &str) {

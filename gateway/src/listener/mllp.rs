@@ -7,17 +7,19 @@
 //! Errors: what cannot be taken is refused (`hl7::ack`), with an event; what is no MLLP at all closes the connection, with a notice.
 
 use super::accept::Connection;
+use super::allowance::{Allowance, within};
 use crate::config::{ApplicationAck, Listener};
 use crate::intake::Intake;
 use bytes::{Bytes, BytesMut};
-use everpost_client::event::Refusal;
+use everpost_client::event::{Event, Refusal};
 use everpost_client::hl7::ack::{self, Answer, Reason, Stamp};
 use everpost_client::hl7::message::{Gleaner, Heads, Message, Unreadable};
 use everpost_client::io::stop::Stop;
 use everpost_client::io::stream::{self, Stream};
 use everpost_client::keys::{Key, Keys, Protocol};
 use everpost_client::limits::{
-    MLLP_BLOCK_SECONDS_MAX, MLLP_COMMIT_BYTES_MAX, MLLP_COMMITS_MAX, MLLP_GARBAGE_BYTES_MAX, MLLP_PART_BYTES, MLLP_READ_BYTES, MLLP_WRITE_SECONDS_MAX,
+    INTAKE_BYTES_PER_SECOND_MIN, LAST_LOOK, MLLP_BLOCK_SECONDS_MAX, MLLP_COMMIT_BYTES_MAX, MLLP_COMMITS_MAX, MLLP_GARBAGE_BYTES_MAX, MLLP_PART_BYTES,
+    MLLP_READ_BYTES, MLLP_WRITE_SECONDS_MAX,
 };
 use everpost_client::mllp::{self, Decoded, Decoder};
 use everpost_client::spool::{Content, ContentWriter, Receipt, Spool, StreamedContent};
@@ -149,8 +151,13 @@ struct Conversation {
     /// The peer has ended its side.
     ended: bool,
     told: Told,
+    /// Bytes outside of blocks that were told of.
+    garbage: u64,
     last_read: Instant,
-    block_since: Option<Instant>,
+    /// Since when a block is being received, and the time it has.
+    block: Option<(Instant, Allowance)>,
+    /// A deadline has passed; the peer is listened to once more until then.
+    looked: Option<Instant>,
 }
 
 /// Notices given once per connection.
@@ -178,8 +185,10 @@ impl Conversation {
             closing: false,
             ended: false,
             told: Told::default(),
+            garbage: 0,
             last_read: Instant::now(),
-            block_since: None,
+            block: None,
+            looked: None,
         }
     }
 
@@ -214,7 +223,7 @@ impl Conversation {
                 }
                 () = &mut stopping, if !self.closing => self.closing = true,
                 () = &mut look => {
-                    self.look_at_deadlines();
+                    self.look_at_deadlines(look.deadline(), reading);
                     look.as_mut().reset(self.next_look());
                 }
             }
@@ -229,7 +238,7 @@ impl Conversation {
                 Some(found) => self.take(found).await,
                 None => {
                     self.look_at_garbage();
-                    self.block_since = self.decoder.inside().then(|| self.block_since.unwrap_or_else(Instant::now));
+                    self.block = self.decoder.inside().then(|| self.block.unwrap_or_else(begun_now));
                     return true;
                 }
             }
@@ -238,6 +247,9 @@ impl Conversation {
     }
 
     async fn take(&mut self, found: Decoded) {
+        if !matches!(found, Decoded::Part(_) | Decoded::TooLarge) {
+            self.block = None;
+        }
         match found {
             Decoded::Block(content) => self.take_whole(content).await,
             Decoded::Part(part) => self.take_part(part).await,
@@ -354,6 +366,9 @@ impl Conversation {
     /// `None`: the connection is lost.
     fn note_read(&mut self, read: Option<usize>) {
         self.last_read = Instant::now();
+        if let Some((_, allowance)) = &mut self.block {
+            allowance.received(read.unwrap_or(0), self.last_read);
+        }
         match read {
             None => (self.closing, self.answers.mute) = (true, true),
             Some(0) => (self.closing, self.ended) = (true, true),
@@ -366,6 +381,11 @@ impl Conversation {
     }
 
     fn look_at_garbage(&mut self) {
+        let bytes = self.decoder.garbage() - self.garbage;
+        if bytes > 0 {
+            self.garbage += bytes;
+            self.intake.events().emit(Event::Garbage { listener: self.listener.name.clone(), bytes });
+        }
         if self.decoder.garbage_run() > MLLP_GARBAGE_BYTES_MAX {
             self.notice("64 KiB came without a block and the connection was closed; does the peer speak MLLP?");
             self.give_up();
@@ -374,17 +394,35 @@ impl Conversation {
         }
     }
 
-    fn look_at_deadlines(&mut self) {
+    /// The timer, set to `due`, ran out. `reading`: the peer was listened to meanwhile.
+    fn look_at_deadlines(&mut self, due: Instant, reading: bool) {
         let now = Instant::now();
-        if self.block_since.is_some_and(|since| now.duration_since(since).as_secs() >= MLLP_BLOCK_SECONDS_MAX) {
-            self.notice(&format!("a block was not whole after {MLLP_BLOCK_SECONDS_MAX} s and the connection was closed; what came of it is void"));
-            self.give_up();
-        } else if self.answers.pending.is_empty() && now.duration_since(self.last_read) >= self.listener.idle_timeout {
-            if self.decoder.inside() {
-                self.notice("the sender fell silent within a block and the connection was closed; what came of the block is void");
+        if let Some((since, allowance)) = &mut self.block {
+            if reading {
+                allowance.forgive(due, now);
+            } else {
+                (*since, *allowance) = begun_now(); // it waits for us
             }
-            self.give_up();
         }
+        let long = self.block.is_some_and(|(since, _)| now.duration_since(since).as_secs() >= MLLP_BLOCK_SECONDS_MAX);
+        let slow = self.block.is_some_and(|(_, allowance)| now >= allowance.until());
+        let silent = self.answers.pending.is_empty() && now.duration_since(self.last_read) >= self.listener.idle_timeout;
+        if !long && !slow && !silent {
+            self.looked = None;
+            return;
+        }
+        if *self.looked.get_or_insert(now + LAST_LOOK) > now {
+            return;
+        }
+        let void = "and the connection was closed; what came of it is void";
+        if silent && self.decoder.inside() {
+            self.notice(&format!("the sender fell silent within a block {void}"));
+        } else if slow {
+            self.notice(&format!("a block came with less than {INTAKE_BYTES_PER_SECOND_MIN} bytes/s {void}"));
+        } else if long {
+            self.notice(&format!("a block was not whole after {MLLP_BLOCK_SECONDS_MAX} s {void}"));
+        }
+        self.give_up();
     }
 
     /// Nothing more is read or answered.
@@ -395,6 +433,10 @@ impl Conversation {
     fn next_look(&self) -> Instant {
         let idle_at = self.last_read + self.listener.idle_timeout;
         let now = Instant::now();
+        if let Some(at) = self.looked {
+            return at.max(now + Duration::from_millis(20));
+        }
+        let idle_at = self.block.map_or(idle_at, |(_, allowance)| allowance.until().min(idle_at));
         // Not earlier than a moment from now: an idle deadline that passed while a commit is under way waits for its end.
         idle_at.min(now + LOOK).max(now + Duration::from_millis(20))
     }
@@ -408,7 +450,7 @@ impl Conversation {
             stream.write_all(&self.answers.out).await?;
             stream.flush().await
         };
-        match timeout(Duration::from_secs(MLLP_WRITE_SECONDS_MAX), writing).await {
+        match within(Duration::from_secs(MLLP_WRITE_SECONDS_MAX), writing).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => self.give_up(),
             Err(_) => {
@@ -438,6 +480,11 @@ impl Conversation {
     fn notice(&self, what: &str) {
         self.intake.notice(&self.listener, &self.peer, what);
     }
+}
+
+fn begun_now() -> (Instant, Allowance) {
+    let now = Instant::now();
+    (now, Allowance::begin(now))
 }
 
 async fn finish(writer: ContentWriter) -> Result<StreamedContent, Refusal> {

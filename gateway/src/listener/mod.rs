@@ -3,10 +3,12 @@
 //! Errors: `OpenError` names the listener and what to do.
 
 pub mod accept;
+pub mod allowance;
 pub mod dicom;
 pub mod mllp;
 
 use crate::config::Listener;
+use crate::descriptors::Descriptors;
 use crate::intake::Intake;
 use accept::{Connection, Door, OpenError};
 use everpost_client::io::stop::{Stop, Stopper};
@@ -20,6 +22,7 @@ use tokio::task::JoinHandle;
 /// All open listeners of a gateway.
 pub struct Doors {
     intake: Arc<Intake>,
+    descriptors: Arc<Descriptors>,
     open: Mutex<Vec<Serving>>,
     /// Doors that were closed and whose conversations have not ended.
     closing: Mutex<Vec<JoinHandle<()>>>,
@@ -55,7 +58,13 @@ impl Doors {
     /// None open yet.
     #[must_use]
     pub fn new(intake: Arc<Intake>) -> Doors {
-        Doors { intake, open: Mutex::default(), closing: Mutex::default() }
+        Doors { intake, descriptors: Arc::default(), open: Mutex::default(), closing: Mutex::default() }
+    }
+
+    /// What all listeners together may use of the process's descriptors.
+    #[must_use]
+    pub fn descriptors(&self) -> &Descriptors {
+        &self.descriptors
     }
 
     /// Makes ready what `apply` does: binds listeners that are new and reads all certificates again. Listeners are told apart by name.
@@ -68,7 +77,7 @@ impl Doors {
             if known.contains(&listener.name) {
                 prepared.changed.push((listener.clone(), accept::load_tls(listener)?));
             } else {
-                prepared.opened.push(Door::open(listener, self.intake.events())?);
+                prepared.opened.push(Door::open(listener, self.intake.events(), &self.descriptors)?);
             }
         }
         Ok(prepared)

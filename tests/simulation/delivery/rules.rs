@@ -367,6 +367,31 @@ fn hold_survives_a_crash_in_mid_attempt() {
 }
 
 #[test]
+fn a_restart_does_not_begin_the_time_of_a_refusal_anew() {
+    let mut world = hl7(&["a"], |_| ());
+    world.becomes(A, Mode::Nak(AckCode::AR, 0));
+    world.commit_many(1);
+    for _ in 0..3 {
+        world.run_for(minutes(20));
+        assert_eq!(world.alarms("has been refused for 3600 s", true), 0);
+        world.crash();
+    }
+    world.run_for(minutes(5));
+    assert_eq!(world.alarms("has been refused for 3600 s", true), 1, "65 minutes after the first refusal, whoever counted them");
+    // What is refused for the first time after a restart has its hour, however long it waited before.
+    let mut world = hl7(&["a"], |_| ());
+    world.engine.pause(true);
+    world.commit_many(1);
+    world.run_for(minutes(90));
+    world.becomes(A, Mode::Nak(AckCode::AR, 0));
+    world.crash();
+    world.run_for(minutes(50));
+    assert_eq!(world.alarms("has been refused for 3600 s", true), 0);
+    world.run_for(minutes(15));
+    assert_eq!(world.alarms("has been refused for 3600 s", true), 1);
+}
+
+#[test]
 fn a_message_that_every_endpoint_cuts_off_does_not_take_them_all_down() {
     let mut world = dicom(&["a", "b"], |_| ());
     for peer in [A, B] {

@@ -63,7 +63,7 @@ impl Stage {
             };
             let _ = tell.send(said);
         });
-        let door = Door::open(&listener(folder.path(), keys), &events).unwrap();
+        let door = Door::open(&listener(folder.path(), keys), &events, &Arc::default()).unwrap();
         let (stopper, stop) = Stop::new();
         let served = tokio::spawn(door.clone().serve(stop, |connection, _, stop| echo(connection, stop)));
         Stage { door, stopper, served, told, _folder: folder }
@@ -240,7 +240,7 @@ async fn a_stop_closes_the_door_and_waits_for_the_conversations() {
 async fn a_fault_in_one_conversation_ends_only_that_one() {
     let mut stage = Stage::open("");
     let again = stage.door.listener();
-    let door = Door::open(&again, &stage.door.events).unwrap();
+    let door = Door::open(&again, &stage.door.events, &Arc::default()).unwrap();
     let (_stopper, stop) = Stop::new();
     let conversation = |connection: Connection, _, stop| async move {
         let mut first = [0];
@@ -263,7 +263,7 @@ async fn a_fault_in_one_conversation_ends_only_that_one() {
 async fn a_taken_port_says_what_to_do() {
     let stage = Stage::open("");
     let taken = Listener { bind: stage.door.local_addr(), ..(*stage.door.listener()).clone() };
-    let said = Door::open(&Arc::new(taken), &Events::none()).unwrap_err().to_string();
+    let said = Door::open(&Arc::new(taken), &Events::none(), &Arc::default()).unwrap_err().to_string();
     assert!(said.contains("listener \"in\" cannot listen on 127.0.0.1:") && said.contains("stop whoever has the port"), "{said}");
 }
 

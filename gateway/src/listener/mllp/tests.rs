@@ -49,6 +49,7 @@ struct Bench {
     listener: Arc<Listener>,
     notices: Arc<Mutex<Vec<String>>>,
     refusals: Arc<Mutex<Vec<Refusal>>>,
+    garbage: Arc<AtomicU64>,
     stopper: Stopper,
     stop: Stop,
 }
@@ -60,9 +61,11 @@ impl Bench {
         std::fs::write(&file, CONFIG).unwrap();
         let config = Config::load(&file).unwrap();
         let (notices, refusals) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<Mutex<Vec<Refusal>>>::default());
-        let (seen, refused) = (notices.clone(), refusals.clone());
+        let garbage = Arc::<AtomicU64>::default();
+        let (seen, refused, dropped) = (notices.clone(), refusals.clone(), garbage.clone());
         let events = Events::to(move |event| match event {
             Event::ListenerNotice { what, .. } => seen.lock().unwrap().push(what),
+            Event::Garbage { bytes, .. } => drop(dropped.fetch_add(bytes, Ordering::Relaxed)),
             Event::Refused { reason, .. } => refused.lock().unwrap().push(reason),
             _ => {}
         });
@@ -76,7 +79,7 @@ impl Bench {
         let intake = Intake::new(committer.clone(), routes, events);
         let (stopper, stop) = Stop::new();
         let listener = config.listeners[0].clone();
-        Self { _folder: folder, spool, destination, committer, intake, listener, notices, refusals, stopper, stop }
+        Self { _folder: folder, spool, destination, committer, intake, listener, notices, refusals, garbage, stopper, stop }
     }
 
     fn connect(&self) -> (Peer, JoinHandle<()>) {
@@ -336,6 +339,7 @@ async fn garbage_between_blocks_is_told_once_and_blocks_are_taken() {
         assert_eq!(peer.told().await, format!("AA {id} 0"));
     }
     assert_eq!(bench.notices.lock().unwrap().len(), 1);
+    assert_eq!(bench.garbage.load(Ordering::Relaxed), 12);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -392,6 +396,21 @@ async fn silence_has_an_end() {
     assert_eq!(half.told().await, "closed");
     task.await.unwrap();
     assert!(bench.notices.lock().unwrap()[0].contains("fell silent within a block"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_that_trickles_in_is_given_up() {
+    let bench = Bench::new();
+    let (mut peer, task) = bench.connect();
+    let begun = Instant::now();
+    peer.wire.write_all(b"\x0bMSH|").await.unwrap();
+    while peer.wire.write_all(b"x").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(begun.elapsed() < Duration::from_secs(100), "it is given up");
+    }
+    task.await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert!(bench.notices.lock().unwrap()[0].contains("less than 1024 bytes/s"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
