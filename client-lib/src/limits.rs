@@ -201,8 +201,11 @@ pub const DICOM_WRITE: Duration = Duration::from_secs(30);
 /// Quiet time after which an association gives its buffers back.
 pub const DICOM_REST: Duration = Duration::from_secs(2);
 
-/// A disk write that took longer than this was more than a copy into the system's memory: the next ones get a thread of their own.
-pub const DISK_QUICK: Duration = Duration::from_millis(1);
+/// Tasks that block on the disk in place at a time (`io::in_place`): each needs a thread, of which the runtime has 512.
+pub const IN_PLACE_MAX: usize = 256;
+
+/// Commits of the last group up to which the next one is led in place: with more, the leader thread does it, and others join meanwhile.
+pub const LONE_COMMITS_MAX: usize = 2;
 
 /// How long an aborted peer is listened to while we stop, so that the last answer is not lost with an early close.
 pub const DICOM_STOP_LINGER: Duration = Duration::from_secs(1);

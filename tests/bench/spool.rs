@@ -117,7 +117,7 @@ fn images(spool: &Arc<Spool>, to: DestinationId, writers: usize, count: usize) -
                     for piece in image.chunks(16_000) {
                         writer.write(piece).unwrap();
                     }
-                    let _ = spool.commit(draft(Content::Streamed(writer.finish().unwrap()), to)).unwrap();
+                    let _ = spool.commit(draft(Content::Streamed(writer.finish()), to)).unwrap();
                 }
             });
         }

@@ -373,6 +373,11 @@ struct OpenFile {
     file: usize,
 }
 
+/// A real disk may refuse anything else.
+fn assert_aligned(bytes: &[u8], at: u64) {
+    assert_eq!((bytes.as_ptr().align_offset(4096), bytes.len() % 4096, at % 4096), (0, 0, 0), "only whole pages pass by the system's memory");
+}
+
 impl File for OpenFile {
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let mut disk = self.handle.disk()?;
@@ -419,7 +424,15 @@ impl File for OpenFile {
         Ok(())
     }
 
-    fn push(&self, _at: u64, _len: u64) {}
+    fn write_through(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        assert_aligned(bytes, at);
+        self.write_at(bytes, at)
+    }
+
+    fn read_through(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        assert_aligned(buffer, at);
+        self.read_at(buffer, at)
+    }
 
     fn allocate(&self, size: u64) -> io::Result<()> {
         let mut disk = self.handle.disk()?;

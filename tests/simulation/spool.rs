@@ -95,7 +95,7 @@ fn large_content_goes_through_segments_and_comes_back() {
     for piece in big.chunks(10_007) {
         writer.write(piece).unwrap();
     }
-    let streamed = writer.finish().unwrap();
+    let streamed = writer.finish();
     let mut one = draft(b"", &[(to, Lane::Own)]);
     one.content = Content::Streamed(streamed);
     let first = spool.commit(one).unwrap().message();
@@ -103,7 +103,7 @@ fn large_content_goes_through_segments_and_comes_back() {
     let mut writer = spool.content_writer().unwrap();
     writer.write(b"small").unwrap();
     let mut one = draft(b"", &[(to, Lane::Own)]);
-    one.content = Content::Streamed(writer.finish().unwrap());
+    one.content = Content::Streamed(writer.finish());
     let third = spool.commit(one).unwrap().message();
     drop(spool);
     let (spool, recovered) = open(dir.path());

@@ -502,7 +502,7 @@ fn aged(disk: &FaultyDisk) -> (Open, BTreeMap<EnvelopeId, (State, Vec<u8>)>) {
         if size > 100_000 {
             let mut writer = one.spool.content_writer().unwrap();
             writer.write(&text).unwrap();
-            one_draft.content = Content::Streamed(writer.finish().unwrap());
+            one_draft.content = Content::Streamed(writer.finish());
         }
         let id = EnvelopeId(one.spool.commit(one_draft).unwrap().message().0 + 1);
         let envelope = one.spool.take(one.to).unwrap().unwrap();

@@ -155,8 +155,8 @@ impl World {
             match self.spool.content_writer() {
                 Ok(mut writer) => {
                     let written = bytes.chunks(9_973).try_for_each(|piece| writer.write(piece));
-                    match written.and_then(|()| writer.finish()) {
-                        Ok(streamed) => one.content = Content::Streamed(streamed),
+                    match written {
+                        Ok(()) => one.content = Content::Streamed(writer.finish()),
                         Err(_) => return,
                     }
                 }

@@ -1,13 +1,17 @@
 //! The threads of the spool: a leader for those who cannot block, and a keeper for housekeeping.
-//! Rules: a commit is led at once; settlements alone wait at most 10 ms for a commit to ride with; housekeeping runs each second and when the spool asks.
-//! Content that needs syncs of its own is staged on a blocking thread, so that images never stand in front of small messages.
+//! Rules: a commit is led at once: by its own task in place while few commit, by the leader thread when groups are large; settlements alone wait at most
+//! 10 ms for a commit to ride with; housekeeping runs each second and when the spool asks. Content that needs syncs of its own is synced by its own task
+//! before its record is queued, so that images never stand in front of small messages.
 //! Errors: those of the spool. A thread that could not be started is the system's error.
 
 use crate::ids::EnvelopeId;
+use crate::io::in_place;
 use crate::limits::{MAINTENANCE, SETTLEMENT_WAIT};
 use crate::spool::{Decision, Done, Draft, Receipt, Settlement, Spool, SpoolError, Work};
+use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::Poll;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
@@ -126,6 +130,38 @@ impl Threads {
     }
 }
 
+/// A commit that its own task is to lead. If the task is dropped before, the leader thread does it.
+struct Owed<'s>(Option<&'s Arc<Spool>>);
+
+impl Owed<'_> {
+    fn lead(mut self) {
+        if let Some(spool) = self.0.take() {
+            in_place::run(|| spool.lead_once());
+        }
+    }
+}
+
+impl Drop for Owed<'_> {
+    fn drop(&mut self) {
+        if let Some(spool) = self.0 {
+            spool.ask_to_lead();
+        }
+    }
+}
+
+/// Ready when it is polled a second time, which it asks for.
+async fn next_poll() {
+    let mut polled = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut polled, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// A callback and what awaits it.
 fn answer<T: Send + 'static>() -> (Done<T>, oneshot::Receiver<Result<T, SpoolError>>) {
     let (tell, hear) = oneshot::channel();
@@ -166,15 +202,24 @@ impl Committer {
     /// # Errors
     /// As `Spool::commit`.
     pub async fn commit(&self, draft: Draft) -> Result<Receipt, SpoolError> {
-        let draft = if Spool::must_stage(&draft.content) {
+        if Spool::must_stage(&draft.content) {
+            // The rest of the content, its sync and the record's: one after the other without a hand-over in between.
+            if in_place::possible() {
+                return in_place::run(|| self.spool.commit(draft));
+            }
             let spool = Arc::clone(&self.spool);
-            let staged = tokio::task::spawn_blocking(move || spool.stage(draft)).await;
-            staged.map_err(|cause| SpoolError::NotDurable { phase: "write", cause: io::Error::other(cause) })??
-        } else {
-            draft
-        };
+            let done = tokio::task::spawn_blocking(move || spool.commit(draft)).await;
+            return done.map_err(|cause| SpoolError::NotDurable { phase: "write", cause: io::Error::other(cause) })?;
+        }
         let (done, heard) = answer();
-        self.spool.commit_then(draft, done);
+        if !in_place::possible() {
+            self.spool.commit_then(draft, done);
+        } else if self.spool.commit_soon(draft, done) {
+            let owed = Owed(Some(&self.spool));
+            // Once round, so that what the same task commits meanwhile is in the same group.
+            next_poll().await;
+            owed.lead();
+        }
         heard.await.map_err(unanswered)?
     }
 

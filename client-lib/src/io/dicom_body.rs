@@ -195,14 +195,6 @@ impl Body {
     }
 }
 
-/// Runs something that blocks on the disk from within a task, so that other tasks of this thread go on where the runtime allows it.
-pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
-    match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
-}
-
 /// Bytes waiting for the socket, in pieces that are written together and never copied.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {

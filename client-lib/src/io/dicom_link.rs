@@ -16,11 +16,12 @@ use crate::dicom::uid;
 use crate::event::Events;
 use crate::ids::{DestinationId, EndpointId};
 use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
-use crate::io::dicom_body::{Body, BodyError, blocking};
+use crate::io::dicom_body::{Body, BodyError};
 use crate::io::dicom_open::{self, Need, Opened};
 use crate::io::dicom_pool::{Found, Lease, Place, Seat};
 use crate::io::dicom_probe;
 use crate::io::dicom_scu::{Job, Settings};
+use crate::io::in_place;
 use crate::io::tls::ClientTls;
 use crate::keys::{Key, Keys};
 use crate::limits::{CLOSE_WAIT, CONTEXTS_MAX, CONTEXTS_PEEK_MAX, CONTEXTS_REMEMBERED_MAX};
@@ -118,7 +119,7 @@ impl Shared {
     }
 
     fn body(&self, envelope: &Envelope, need: &Need, convert_to: Option<&str>) -> Result<Body, BodyError> {
-        let reader = Box::new(blocking(|| self.spool.open_content(envelope.message))?);
+        let reader = Box::new(in_place::run(|| self.spool.open_content(envelope.message))?);
         match convert_to {
             None => Ok(Body::plain(reader)),
             Some(to) => Body::converted(reader, &need.transfer_syntax, to),

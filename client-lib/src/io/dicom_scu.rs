@@ -15,8 +15,9 @@ use crate::dicom::association::Indication;
 use crate::dicom::dimse::{self, Command, Response, StoreRq};
 use crate::dicom::pdu::{self, Fragment};
 use crate::dicom::status::{self, StatusClass};
-use crate::io::dicom_body::{Body, BodyError, Outgoing, Piece, SLICES, blocking};
+use crate::io::dicom_body::{Body, BodyError, Outgoing, Piece, SLICES};
 use crate::io::dicom_open::Opened;
+use crate::io::in_place;
 use crate::limits::{COMMAND_BYTES_MAX, RESPONSE_READ_BYTES};
 use bytes::Bytes;
 use std::future::poll_fn;
@@ -247,7 +248,7 @@ impl Scu {
         if self.wire.outgoing.is_empty()
             && let Some((context, mut body)) = self.sending.take()
         {
-            match blocking(|| body.next()) {
+            match in_place::run(|| body.next()) {
                 Ok(piece) => self.queue(context, body, &piece)?,
                 Err(error) => self.broke_off(&error),
             }
@@ -269,7 +270,7 @@ impl Scu {
         if reply.is_closed() {
             return Ok(());
         }
-        let first = match blocking(|| body.next()) {
+        let first = match in_place::run(|| body.next()) {
             Ok(first) => first,
             Err(error) => {
                 answer(reply, error.outcome());

@@ -11,9 +11,10 @@ use crate::dicom::status::{self, StatusClass};
 use crate::dicom::uid;
 use crate::dicom::walker::DEFLATED;
 use crate::io::dial;
-use crate::io::dicom_body::{Body, BodyError, FileSource, blocking};
+use crate::io::dicom_body::{Body, BodyError, FileSource};
 use crate::io::dicom_open::{self, Fit, Need, Opened};
 use crate::io::dicom_scu::{self, Job, Jobs, Settings};
+use crate::io::in_place;
 use crate::io::stream::{self, Stream};
 use crate::io::tls::ClientTls;
 use crate::io::url::Url;
@@ -163,7 +164,7 @@ struct Opening {
 
 impl Opening {
     fn of(path: PathBuf) -> Self {
-        let head = blocking(|| read_file_head(&path));
+        let head = in_place::run(|| read_file_head(&path));
         Self { path, head }
     }
 }
@@ -260,7 +261,7 @@ impl Sending {
             let Fit::Takes { context, convert_to } = need.fit(&open.agreed, &open.proposed) else {
                 return Outcome::NoContext { sop_class: need.sop_class, transfer_syntax: need.transfer_syntax };
             };
-            let body = match blocking(|| file_body(path, head, convert_to)) {
+            let body = match in_place::run(|| file_body(path, head, convert_to)) {
                 Ok((body, size)) => {
                     *bytes = size;
                     body

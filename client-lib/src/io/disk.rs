@@ -1,6 +1,7 @@
 //! Real files behind the spool's storage trait.
 //! Rules: a directory has one owner at a time (an advisory lock that the system drops with the process); `sync` is `fdatasync`; `sync_dir` syncs the
-//! directory itself; blocks are reserved before they are written where the file system can.
+//! directory itself; blocks are reserved before they are written where the file system can; whole pages pass by the system's memory (`O_DIRECT`) where
+//! the file system takes that, because a copy there costs more processor time than everything else done to an image.
 //! Errors: the system's, unchanged; a lock that another process has is `WouldBlock` with that process's id as text.
 
 use crate::spool::storage::{File, Storage};
@@ -11,7 +12,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 const LOCK: &str = "lock";
 
@@ -82,7 +84,7 @@ impl Storage for Directory {
 
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn File>> {
         let file = fs::OpenOptions::new().read(true).write(true).create_new(create).mode(0o600).open(self.path.join(name))?;
-        Ok(Arc::new(DiskFile(file)))
+        Ok(Arc::new(DiskFile { file, direct: OnceLock::new(), refused: AtomicBool::new(false) }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -119,12 +121,60 @@ impl Storage for Directory {
 
 /// One real file.
 #[derive(Debug)]
-struct DiskFile(fs::File);
+struct DiskFile {
+    file: fs::File,
+    /// The same file past the system's memory; `None` where the file system has no such thing.
+    direct: OnceLock<Option<fs::File>>,
+    /// The file system opened it so, but would not write or read so.
+    refused: AtomicBool,
+}
 
 impl DiskFile {
     fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.file.as_raw_fd()
     }
+
+    /// The file past the system's memory, opened when it is first needed.
+    fn direct(&self) -> Option<&fs::File> {
+        if self.refused.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.direct.get_or_init(|| self.open_direct()).as_ref()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn open_direct(&self) -> Option<fs::File> {
+        // Through the open one: its name may have changed since.
+        let path = format!("/proc/self/fd/{}", self.fd());
+        fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn open_direct(&self) -> Option<fs::File> {
+        None
+    }
+
+    /// Starts writing back a range without waiting. Only a hint: the sync that follows tells of errors.
+    fn push(&self, at: u64, len: usize) {
+        let (Ok(at), Ok(len)) = (offset(at), offset(len as u64)) else { return };
+        #[cfg(target_os = "linux")]
+        // SAFETY: the descriptor is open for the length of the call, which touches no memory of ours.
+        let _ = unsafe { libc::sync_file_range(self.fd(), at, len, libc::SYNC_FILE_RANGE_WRITE) };
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_all(file: &fs::File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut got = 0;
+    while got < buffer.len() {
+        match file.read_at(&mut buffer[got..], at + got as u64) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(got)
 }
 
 fn offset(at: u64) -> io::Result<libc::off_t> {
@@ -133,32 +183,41 @@ fn offset(at: u64) -> io::Result<libc::off_t> {
 
 impl File for DiskFile {
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, at)
+        self.file.write_all_at(bytes, at)
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        let mut got = 0;
-        while got < buffer.len() {
-            match self.0.read_at(&mut buffer[got..], at + got as u64) {
-                Ok(0) => break,
-                Ok(n) => got += n,
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                Err(cause) => return Err(cause),
-            }
-        }
-        Ok(got)
+        read_all(&self.file, buffer, at)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
-    fn push(&self, at: u64, len: u64) {
-        let (Ok(at), Ok(len)) = (offset(at), offset(len)) else { return };
-        #[cfg(target_os = "linux")]
-        // SAFETY: the descriptor is open for the length of the call, which touches no memory of ours.
-        let _ = unsafe { libc::sync_file_range(self.fd(), at, len, libc::SYNC_FILE_RANGE_WRITE) };
-        // Only a hint: the sync that follows tells of errors.
+    fn write_through(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        if let Some(direct) = self.direct() {
+            match direct.write_all_at(bytes, at) {
+                // Alignment is not to its liking (or a short write left an odd place): the other way does it.
+                Err(cause) if cause.raw_os_error() == Some(libc::EINVAL) => self.refused.store(true, Ordering::Relaxed),
+                written => return written,
+            }
+        }
+        self.file.write_all_at(bytes, at)?;
+        self.push(at, bytes.len());
+        Ok(())
+    }
+
+    fn read_through(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        if let Some(direct) = self.direct() {
+            match direct.read_at(buffer, at) {
+                Ok(n) if n == buffer.len() => return Ok(n),
+                Err(cause) if cause.raw_os_error() == Some(libc::EINVAL) => self.refused.store(true, Ordering::Relaxed),
+                Err(cause) if cause.kind() != io::ErrorKind::Interrupted => return Err(cause),
+                // The end of the file, or cut short: from there on only the other way takes any place.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        read_all(&self.file, buffer, at)
     }
 
     fn allocate(&self, size: u64) -> io::Result<()> {
@@ -166,17 +225,17 @@ impl File for DiskFile {
         match unsafe { libc::posix_fallocate(self.fd(), 0, offset(size)?) } {
             0 => Ok(()),
             // Some file systems cannot reserve: then the disk may turn out full at a write.
-            libc::EOPNOTSUPP | libc::EINVAL => self.0.set_len(size),
+            libc::EOPNOTSUPP | libc::EINVAL => self.file.set_len(size),
             code => Err(io::Error::from_raw_os_error(code)),
         }
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        self.0.set_len(size)
+        self.file.set_len(size)
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }
 
@@ -194,6 +253,35 @@ mod tests {
         assert_eq!((refused.kind(), refused.to_string()), (io::ErrorKind::WouldBlock, std::process::id().to_string()));
         drop(first);
         Directory::open(dir.path()).unwrap().lock().unwrap();
+    }
+
+    /// Bytes whose address is a multiple of a page.
+    fn aligned(memory: &mut [u8], length: usize) -> &mut [u8] {
+        let start = memory.as_ptr().align_offset(4096);
+        &mut memory[start..start + length]
+    }
+
+    #[test]
+    fn whole_pages_are_written_and_read_whether_the_file_system_takes_them_directly_or_not() {
+        let places = [tempfile::tempdir_in("."), tempfile::tempdir_in("/dev/shm"), tempfile::tempdir()];
+        for dir in places.into_iter().flatten() {
+            let storage = Directory::open(dir.path()).unwrap();
+            let file = storage.open("x", true).unwrap();
+            file.allocate(65_536).unwrap();
+            let mut memory = vec![0; 40_000];
+            aligned(&mut memory, 8_192).fill(7);
+            file.write_through(aligned(&mut memory, 8_192), 4_096).unwrap();
+            file.sync().unwrap();
+            let mut plain = [0; 3];
+            assert_eq!((file.read_at(&mut plain, 12_286).unwrap(), plain), (3, [7, 7, 0]));
+            // What was written either way is read either way, up to an end at an odd place.
+            file.write_at(b"end", 65_536).unwrap();
+            assert_eq!(file.read_through(aligned(&mut memory, 16_384), 57_344).unwrap(), 8_195);
+            assert_eq!(&aligned(&mut memory, 16_384)[8_190..8_195], b"\0\0end");
+            file.write_through(aligned(&mut memory, 4_096), 0).unwrap();
+            assert_eq!(file.read_through(aligned(&mut memory, 4_096), 4_096).unwrap(), 4_096);
+            assert!(aligned(&mut memory, 4_096).iter().all(|b| *b == 7));
+        }
     }
 
     #[test]
@@ -230,7 +318,6 @@ mod tests {
         assert_eq!(storage.open("x", true).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         file.allocate(10_000).unwrap();
         file.write_at(b"abc", 5000).unwrap();
-        file.push(0, 10_000);
         file.sync().unwrap();
         let mut bytes = [9; 8];
         assert_eq!(file.read_at(&mut bytes, 4998).unwrap(), 8);

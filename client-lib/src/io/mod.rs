@@ -15,6 +15,7 @@ pub mod dicom_send;
 pub mod disk;
 pub mod driver;
 mod http_probe;
+pub mod in_place;
 mod mllp_exchange;
 pub mod mllp_link;
 pub mod stop;

@@ -9,6 +9,7 @@ use crate::ids::MessageId;
 use crate::limits::{CHUNK_BYTES, INLINE_BYTES_MAX};
 use crate::spool::error::SpoolError;
 use crate::spool::journal::{Failure, lock};
+use crate::spool::pages::{Buffer, Pool};
 use crate::spool::record::{self, Extent, Position};
 use crate::spool::segment::{self, BLOCK, Use};
 use crate::spool::storage::File;
@@ -26,8 +27,6 @@ pub(crate) const CHUNK_HEADER: usize = 40;
 const PAYLOAD: usize = CHUNK_BYTES - CHUNK_HEADER;
 const CHUNK_MAGIC: u32 = u32::from_le_bytes(*b"EVCH");
 const CHUNK_VERSION: u8 = 1;
-/// Chunk buffers kept for the next writers; more are given back to the system.
-const BUFFERS_KEPT: usize = 16;
 
 /// One content segment.
 #[derive(Debug)]
@@ -124,7 +123,7 @@ impl ContentSegment {
 #[derive(Debug)]
 pub(crate) struct Contents {
     segments: Mutex<Table>,
-    buffers: Mutex<Buffers>,
+    buffers: Arc<Pool>,
     token: AtomicU64,
 }
 
@@ -135,18 +134,9 @@ struct Table {
     all: BTreeMap<u64, Arc<ContentSegment>>,
 }
 
-#[derive(Debug)]
-struct Buffers {
-    free: Vec<Vec<u8>>,
-    out: usize,
-    max: usize,
-}
-
 impl Contents {
     pub(crate) fn new(budget: u64, token: u64) -> Self {
-        let max = (budget / CHUNK_BYTES as u64).max(1) as usize;
-        let buffers = Mutex::new(Buffers { free: Vec::new(), out: 0, max });
-        Self { segments: Mutex::default(), buffers, token: AtomicU64::new(token) }
+        Self { segments: Mutex::default(), buffers: Pool::new(budget), token: AtomicU64::new(token) }
     }
 
     /// Takes over a segment of a former run: nothing more is written into it.
@@ -204,24 +194,6 @@ impl Contents {
         }
     }
 
-    fn buffer(&self) -> Option<Vec<u8>> {
-        let mut buffers = lock(&self.buffers);
-        if buffers.out >= buffers.max {
-            return None;
-        }
-        buffers.out += 1;
-        Some(buffers.free.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES)))
-    }
-
-    fn give_back(&self, mut buffer: Vec<u8>) {
-        let mut buffers = lock(&self.buffers);
-        buffers.out -= 1;
-        if buffers.free.len() < BUFFERS_KEPT {
-            buffer.clear();
-            buffers.free.push(buffer);
-        }
-    }
-
     /// Whether a segment should be prepared ahead.
     pub(crate) fn wants_spare(&self) -> bool {
         let table = lock(&self.segments);
@@ -276,11 +248,17 @@ pub(crate) struct Settled {
 /// Content written while it arrives: chunks go to disk as they fill. Dropping it frees what was written; nothing becomes visible.
 #[derive(Debug)]
 pub struct ContentWriter {
-    inner: Arc<Inner>,
-    /// Header's place and content of the chunk being filled.
-    buffer: Vec<u8>,
-    size: u64,
+    chunks: Box<Chunks>,
     digest: Sha256,
+}
+
+/// The chunks of one content, and the one being filled.
+#[derive(Debug)]
+struct Chunks {
+    inner: Arc<Inner>,
+    /// Header's place and content of the chunk being filled; `None` when all are written.
+    buffer: Option<Buffer>,
+    size: u64,
     extents: Vec<Extent>,
     hold: Hold,
     token: u64,
@@ -288,68 +266,74 @@ pub struct ContentWriter {
 
 impl ContentWriter {
     pub(crate) fn new(inner: Arc<Inner>) -> Result<Self, SpoolError> {
-        let Some(mut buffer) = inner.content.buffer() else {
+        let Some(mut buffer) = inner.content.buffers.budgeted() else {
             let what = format!("all {} bytes of spool.buffers are in use by content that is arriving", inner.settings.buffers);
             return Err(SpoolError::Limit(what));
         };
-        buffer.resize(CHUNK_HEADER, 0);
+        buffer.set_len(CHUNK_HEADER);
         let token = inner.content.token.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { inner, buffer, size: 0, digest: Sha256::new(), extents: Vec::new(), hold: Hold::default(), token })
+        let chunks = Chunks { inner, buffer: Some(buffer), size: 0, extents: Vec::new(), hold: Hold::default(), token };
+        Ok(Self { chunks: Box::new(chunks), digest: Sha256::new() })
     }
 
-    /// Appends. Blocks on the disk at most for one chunk's write, never for a sync.
+    /// Appends. Blocks on the disk for a chunk's write if `would_block` says so, never for a sync.
     /// # Errors
     /// `Reserve`, `NotDurable`.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
         self.digest.update(bytes);
         let mut rest = bytes;
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(CHUNK_BYTES - self.buffer.len()));
-            self.buffer.extend_from_slice(now);
-            self.size += now.len() as u64;
-            rest = later;
-            if self.buffer.len() == CHUNK_BYTES {
-                self.flush()?;
+            let Some(buffer) = &mut self.chunks.buffer else { break };
+            let before = rest.len();
+            rest = buffer.fill(rest);
+            self.chunks.size += (before - rest.len()) as u64;
+            if buffer.room() == 0 {
+                self.chunks.flush()?;
             }
         }
         Ok(())
     }
 
+    /// Whether so many more bytes fill a chunk, which is written to the disk then.
+    #[must_use]
+    pub fn would_block(&self, bytes: usize) -> bool {
+        self.chunks.buffer.as_ref().is_some_and(|buffer| buffer.room() <= bytes)
+    }
+
     /// Bytes so far.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.size
+        self.chunks.size
     }
 
     /// Nothing yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.size == 0
+        self.chunks.size == 0
     }
 
-    /// Ends the content. Not yet durable: `commit` syncs it first.
-    /// # Errors
-    /// As `write`.
-    pub fn finish(mut self) -> Result<StreamedContent, SpoolError> {
-        let place = if self.size <= INLINE_BYTES_MAX as u64 {
-            Place::Inline(Bytes::copy_from_slice(&self.buffer[CHUNK_HEADER..]))
-        } else {
-            if self.buffer.len() > CHUNK_HEADER {
-                self.flush()?;
-            }
-            Place::Chunks { extents: std::mem::take(&mut self.extents), hold: self.hold.clone(), synced: false }
+    /// Ends the content. Its last chunk is written, and everything synced, by `commit`.
+    #[must_use]
+    pub fn finish(self) -> StreamedContent {
+        let Self { chunks, digest } = self;
+        let size = chunks.size;
+        let place = match &chunks.buffer {
+            Some(buffer) if size <= INLINE_BYTES_MAX as u64 => Place::Inline(Bytes::copy_from_slice(&buffer.bytes()[CHUNK_HEADER..])),
+            _ => Place::Chunks { chunks, synced: false },
         };
-        Ok(StreamedContent { place, size: self.size, sha256: std::mem::take(&mut self.digest).finalize().into() })
+        StreamedContent { place, size, sha256: digest.finalize().into() }
     }
+}
 
-    /// Writes the chunk in the buffer and starts its way to the disk.
+impl Chunks {
+    /// Writes the chunk in the buffer.
     fn flush(&mut self) -> Result<(), SpoolError> {
-        let length = self.buffer.len() - CHUNK_HEADER;
+        let Some(buffer) = &mut self.buffer else { return Ok(()) };
+        let length = buffer.len() - CHUNK_HEADER;
         let offset = self.size - length as u64;
-        let (segment, at) = self.inner.chunk_place(self.buffer.len() as u64, &self.hold)?;
-        put_chunk_header(&mut self.buffer, segment.generation, self.token, offset);
-        segment.file.write_at(&self.buffer, at).map_err(|cause| SpoolError::NotDurable { phase: "write", cause })?;
-        segment.file.push(at, self.buffer.len() as u64);
+        let (segment, at) = self.inner.chunk_place(buffer.len() as u64, &self.hold)?;
+        put_chunk_header(buffer.bytes_mut(), segment.generation, self.token, offset);
+        segment.file.write_through(buffer.whole_pages(), at).map_err(|cause| SpoolError::NotDurable { phase: "write", cause })?;
         self.hold.note(&segment, {
             let mut state = lock(&segment.state);
             state.written += 1;
@@ -361,14 +345,17 @@ impl ContentWriter {
             }
             _ => self.extents.push(Extent { generation: segment.generation, offset: at as u32, length: length as u32 }),
         }
-        self.buffer.truncate(CHUNK_HEADER);
+        buffer.set_len(CHUNK_HEADER);
         Ok(())
     }
-}
 
-impl Drop for ContentWriter {
-    fn drop(&mut self) {
-        self.inner.content.give_back(std::mem::take(&mut self.buffer));
+    /// Writes the last chunk and makes all of them durable.
+    fn settle(&mut self) -> Result<(), SpoolError> {
+        if self.buffer.as_ref().is_some_and(|buffer| buffer.len() > CHUNK_HEADER) {
+            self.flush()?;
+        }
+        self.buffer = None;
+        self.hold.sync().map_err(|(failure, segment)| self.inner.content_failed(failure, &segment))
     }
 }
 
@@ -410,7 +397,7 @@ pub struct StreamedContent {
 #[derive(Debug)]
 enum Place {
     Inline(Bytes),
-    Chunks { extents: Vec<Extent>, hold: Hold, synced: bool },
+    Chunks { chunks: Box<Chunks>, synced: bool },
 }
 
 impl StreamedContent {
@@ -510,14 +497,14 @@ impl Inner {
             Content::Whole(bytes) => {
                 let mut writer = ContentWriter::new(Arc::clone(self))?;
                 writer.write(&bytes)?;
-                writer.finish()?
+                writer.finish()
             }
             Content::Streamed(streamed) => streamed,
         };
-        if let Place::Chunks { hold, synced, .. } = &mut streamed.place
+        if let Place::Chunks { chunks, synced } = &mut streamed.place
             && !*synced
         {
-            hold.sync().map_err(|(failure, segment)| self.content_failed(failure, &segment))?;
+            chunks.settle()?;
             *synced = true;
         }
         Ok(streamed)
@@ -538,7 +525,9 @@ impl Inner {
         let StreamedContent { place, size, sha256 } = self.stage_content(content)?;
         Ok(match place {
             Place::Inline(bytes) => Settled { inline: Some(bytes), extents: Vec::new(), size, sha256, hold: None },
-            Place::Chunks { extents, hold, .. } => Settled { inline: None, extents, size, sha256, hold: Some(hold) },
+            Place::Chunks { mut chunks, .. } => {
+                Settled { inline: None, extents: std::mem::take(&mut chunks.extents), size, sha256, hold: Some(chunks.hold.clone()) }
+            }
         })
     }
 
@@ -556,7 +545,8 @@ impl Inner {
                 Source::Chunks { runs, within: 0 }
             }
         };
-        Ok(ContentReader { message: message_id, size: message.size, offset: 0, source, events: None })
+        let buffers = Arc::clone(&self.content.buffers);
+        Ok(ContentReader { message: message_id, size: message.size, offset: 0, source, buffers, events: None })
     }
 
     /// Copies content out of some segments into the active one: new extents, durable; or `None` if a chunk is damaged.
@@ -571,8 +561,8 @@ impl Inner {
                 Err(error) => return Err(error),
             }
         }
-        match self.stage_content(Content::Streamed(writer.finish()?))?.place {
-            Place::Chunks { extents, hold, .. } => Ok(Some((extents, hold))),
+        match self.stage_content(Content::Streamed(writer.finish()))?.place {
+            Place::Chunks { mut chunks, .. } => Ok(Some((std::mem::take(&mut chunks.extents), chunks.hold.clone()))),
             Place::Inline(_) => Ok(None),
         }
     }
@@ -592,6 +582,7 @@ pub struct ContentReader {
     size: u64,
     offset: u64,
     source: Source,
+    buffers: Arc<Pool>,
     /// Told of damage, if whoever reads is not to tell itself.
     events: Option<Events>,
 }
@@ -642,8 +633,11 @@ impl ContentReader {
         let at = u64::from(run.offset) + whole * CHUNK_BYTES as u64;
         let length = ((run.length - *within) as usize).min(PAYLOAD);
         let disk = |cause| SpoolError::Disk { doing: format!("reading the content of message {}", self.message), cause };
-        let chunk = segment::read_range(&**file, at, CHUNK_HEADER + length).map_err(disk)?;
-        if !chunk_is_good(&chunk, run.generation, self.offset, length) {
+        let mut chunk = self.buffers.any();
+        chunk.set_len((CHUNK_HEADER + length).next_multiple_of(BLOCK as usize));
+        let got = file.read_through(chunk.bytes_mut(), at).map_err(disk)?;
+        chunk.set_len(got.min(CHUNK_HEADER + length));
+        if !chunk_is_good(chunk.bytes(), run.generation, self.offset, length) {
             return Err(SpoolError::Damaged { message: self.message, offset: self.offset });
         }
         self.offset += length as u64;
@@ -652,7 +646,7 @@ impl ContentReader {
             runs.pop_front();
             *within = 0;
         }
-        Ok(Some(Bytes::from(chunk).slice(CHUNK_HEADER..)))
+        Ok(Some(Bytes::from_owner(chunk).slice(CHUNK_HEADER..)))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::event::Event;
 use crate::ids::{DestinationId, MessageId};
+use crate::limits::LONE_COMMITS_MAX;
 use crate::spool::error::SpoolError;
 use crate::spool::journal::{Failure, Journal, lock};
 use crate::spool::record::{self, Extent, Position, StateRecord};
@@ -75,6 +76,8 @@ pub(crate) struct Queue {
     leading: bool,
     asked: Option<Work>,
     overflow: bool,
+    /// Waiters in the last group.
+    crowd: usize,
 }
 
 impl std::fmt::Debug for Queue {
@@ -99,6 +102,11 @@ impl Queue {
 
     fn urgent(&self) -> bool {
         self.items.iter().any(|i| !matches!(i.waiter, Waiter::Nobody))
+    }
+
+    /// Nobody leads, and few commit at the moment: whoever waits may as well lead.
+    pub(crate) fn lone(&self) -> bool {
+        !self.leading && self.asked != Some(Work::Urgent) && self.crowd <= LONE_COMMITS_MAX
     }
 }
 
@@ -199,6 +207,20 @@ impl Inner {
         }
     }
 
+    /// Leads one group, if nobody leads and something waits, and hands the lead on.
+    pub(crate) fn lead_once(&self) {
+        {
+            let mut q = lock(&self.queue);
+            if q.leading || q.items.is_empty() {
+                return;
+            }
+            q.asked = None;
+            q.leading = true;
+        }
+        self.lead_group();
+        self.pass_on();
+    }
+
     /// Hands the lead on after one's own group.
     fn pass_on(&self) {
         let mut q = lock(&self.queue);
@@ -219,6 +241,7 @@ impl Inner {
     fn lead_group(&self) {
         let (mut bytes, mut items) = {
             let mut q = lock(&self.queue);
+            q.crowd = q.items.iter().filter(|i| !matches!(i.waiter, Waiter::Nobody)).count();
             let (spare_bytes, spare_items) = std::mem::take(&mut *lock(&self.buffers_of_group));
             let mut bytes = std::mem::replace(&mut q.bytes, spare_bytes);
             let mut items = std::mem::replace(&mut q.items, spare_items);

@@ -28,6 +28,7 @@ mod history;
 mod index;
 mod journal;
 mod lanes;
+mod pages;
 mod record;
 mod recover;
 mod recycle;
@@ -474,15 +475,7 @@ impl Spool {
         Ok(Receipt { message: MessageId(message) })
     }
 
-    /// Writes and syncs the content of a draft that does not stand inline, so that `commit_then` has nothing left to block on.
-    /// # Errors
-    /// As `commit`.
-    pub fn stage(&self, mut draft: Draft) -> Result<Draft, SpoolError> {
-        draft.content = Content::Streamed(self.inner.stage_content(draft.content)?);
-        Ok(draft)
-    }
-
-    /// Whether `stage` would block on the disk for this content.
+    /// Whether content needs writes and syncs of its own before its record: `commit_then` would block on it.
     #[must_use]
     pub fn must_stage(content: &Content) -> bool {
         match content {
@@ -491,10 +484,42 @@ impl Spool {
         }
     }
 
-    /// Makes a message durable without blocking (if its content is staged): whoever leads next calls `done`. `io::committer` makes sure somebody does.
+    /// Makes a message durable without blocking (unless `must_stage`): whoever leads next calls `done`. `io::committer` makes sure somebody does.
     pub fn commit_then(&self, draft: Draft, done: Done<Receipt>) {
+        if self.queue_commit(draft, done) {
+            self.inner.ask(Work::Urgent);
+        }
+    }
+
+    /// The same, but nobody is asked to lead if the caller may as well do it, by `lead_once`: true then.
+    pub fn commit_soon(&self, draft: Draft, done: Done<Receipt>) -> bool {
+        if !self.queue_commit(draft, done) {
+            return false;
+        }
+        let lone = lock(&self.inner.queue).lone();
+        if !lone {
+            self.inner.ask(Work::Urgent);
+        }
+        lone
+    }
+
+    /// Leads one group, if nobody leads and something waits. Blocks.
+    pub fn lead_once(&self) {
+        self.inner.lead_once();
+    }
+
+    /// Asks for somebody to lead, as `commit_then` does.
+    pub fn ask_to_lead(&self) {
+        self.inner.ask(Work::Urgent);
+    }
+
+    /// False: nothing was queued, `done` was told why.
+    fn queue_commit(&self, draft: Draft, done: Done<Receipt>) -> bool {
         match self.inner.encode(draft) {
-            Err(error) => done(Err(error)),
+            Err(error) => {
+                done(Err(error));
+                false
+            }
             Ok(mut encoded) => {
                 let hold = encoded.hold.take();
                 let done: Done<Receipt> = if hold.is_some() {
@@ -506,7 +531,7 @@ impl Spool {
                     done
                 };
                 enqueue(&mut lock(&self.inner.queue), encoded, Waiter::Receipt(done));
-                self.inner.ask(Work::Urgent);
+                true
             }
         }
     }

@@ -55,8 +55,15 @@ pub trait File: Debug + Send + Sync + 'static {
     /// # Errors
     /// The system's.
     fn sync(&self) -> io::Result<()>;
-    /// Starts writing back a range without waiting (a hint).
-    fn push(&self, at: u64, len: u64);
+    /// Writes whole pages: past the system's memory where the file system can, else as `write_at` and at once on their way to the disk. Place and length
+    /// are multiples of 4096, and so is the address of the bytes. Durable after `sync`, as ever.
+    /// # Errors
+    /// The system's; a short write is an error.
+    fn write_through(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// Reads whole pages, past the system's memory where the file system can; else as `read_at`. Alignment as for `write_through`.
+    /// # Errors
+    /// The system's.
+    fn read_through(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
     /// Reserves blocks up to a size (not zeroed).
     /// # Errors
     /// The system's.

@@ -171,7 +171,7 @@ async fn a_streamed_copy_is_known_too() {
         let mut writer = stage.intake.content_writer().unwrap();
         writer.write(&[b'x'; 300_000]).unwrap();
         let addressees = stage.intake.route(&keys, Protocol::Mllp).unwrap();
-        let content = Content::Streamed(writer.finish().unwrap());
+        let content = Content::Streamed(writer.finish());
         messages.push(stage.intake.commit(&stage.listener, keys, content, addressees).await.unwrap().message());
     }
     assert_eq!((messages[0], stage.waiting()), (messages[1], vec![1, 0]));

@@ -27,7 +27,7 @@ use everpost_client::io::stop::Stop;
 use everpost_client::io::stream::{self, Stream};
 use everpost_client::limits::{self, INTAKE_BYTES_PER_SECOND_MIN};
 use everpost_client::spool::{Lane, Receipt};
-use object::{Object, Pace, Whole};
+use object::{Object, Whole};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -126,7 +126,6 @@ struct Conversation<'w, W> {
     /// The object being received.
     object: Option<Object>,
     answers: VecDeque<Answer>,
-    pace: Pace,
     release: bool,
     stopping: bool,
     /// When the present state of the ARTIM timer began, and when bytes came last.
@@ -155,7 +154,6 @@ impl<'w, W: Wire> Conversation<'w, W> {
             command_context: None,
             object: None,
             answers: VecDeque::new(),
-            pace: Pace::default(),
             release: false,
             stopping: false,
             artim_since: now,
@@ -385,7 +383,7 @@ impl<'w, W: Wire> Conversation<'w, W> {
             if object.context() != fragment.context {
                 return fault("a data set in another presentation context than its command");
             }
-            object.write(&fragment.data, &mut self.pace, &self.intake, &self.listener);
+            object.write(&fragment.data, &self.intake, &self.listener);
             if fragment.last
                 && let Some(object) = self.object.take()
             {
@@ -457,12 +455,18 @@ impl<'w, W: Wire> Conversation<'w, W> {
         if let Some(notice) = object.notice() {
             self.notice(notice);
         }
-        let (response, commit, ordered) = match object.finish(&mut self.pace, &self.intake, &self.listener) {
+        let (response, commit, ordered) = match object.finish(&self.intake, &self.listener) {
             Whole::Refused(response) => (response, None, false),
             Whole::Commit { response, keys, content, addressees } => {
                 let ordered = addressees.iter().any(|addressee| addressee.lane != Lane::Own);
                 let (intake, listener) = (self.intake.clone(), self.listener.clone());
-                let commit: Commit = Box::pin(async move { intake.commit(&listener, keys, content, addressees).await });
+                let commit = async move { intake.commit(&listener, keys, content, addressees).await };
+                // A commit blocks its task. With a window the next object is read meanwhile, so it gets a task of its own.
+                let commit: Commit = if self.window() == 1 {
+                    Box::pin(commit)
+                } else {
+                    Box::pin(async move { tokio::spawn(commit).await.unwrap_or(Err(Refusal::Sync)) })
+                };
                 (response, Some(commit), ordered)
             }
         };

@@ -22,7 +22,7 @@ use everpost_client::limits::{
     MLLP_READ_BYTES, MLLP_WRITE_SECONDS_MAX,
 };
 use everpost_client::mllp::{self, Decoded, Decoder};
-use everpost_client::spool::{Content, ContentWriter, Receipt, Spool, StreamedContent};
+use everpost_client::spool::{Content, ContentWriter, Receipt, Spool};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -349,7 +349,7 @@ impl Conversation {
         let Some(large) = self.large.take() else { return };
         let read = large.gleaner.finish();
         let finished = match (large.refusal, large.writer) {
-            (None, Some(writer)) => finish(writer).await,
+            (None, Some(writer)) => Ok(writer.finish()),
             (refusal, _) => Err(refusal.unwrap_or(Refusal::Sync)),
         };
         match finished {
@@ -485,13 +485,6 @@ impl Conversation {
 fn begun_now() -> (Instant, Allowance) {
     let now = Instant::now();
     (now, Allowance::begin(now))
-}
-
-async fn finish(writer: ContentWriter) -> Result<StreamedContent, Refusal> {
-    match tokio::task::spawn_blocking(move || writer.finish()).await {
-        Ok(finished) => finished.map_err(|error| crate::intake::refusal(&error)),
-        Err(_) => Err(Refusal::Sync),
-    }
 }
 
 /// What the sender is told.

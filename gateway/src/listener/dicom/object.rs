@@ -11,12 +11,11 @@ use everpost_client::dicom::negotiate::{Agreed, Context};
 use everpost_client::dicom::walker::KeyReader;
 use everpost_client::dicom::{status, uid};
 use everpost_client::event::Refusal;
+use everpost_client::io::in_place;
 use everpost_client::keys::{Key, Keys, Protocol};
-use everpost_client::limits;
 use everpost_client::spool::{Addressee, Content, ContentWriter, Receipt};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::time::Instant;
 
 /// A request whose data set is being received.
 pub(super) struct Object {
@@ -117,9 +116,9 @@ impl Object {
     }
 
     /// Takes bytes of the data set.
-    pub(super) fn write(&mut self, bytes: &Bytes, pace: &mut Pace, intake: &Intake, listener: &Arc<Listener>) {
+    pub(super) fn write(&mut self, bytes: &Bytes, intake: &Intake, listener: &Arc<Listener>) {
         let Some(taking) = &mut self.taking else { return };
-        if let Err(refusal) = taking.write(bytes, pace) {
+        if let Err(refusal) = taking.write(bytes) {
             intake.refused(listener, refusal);
             refuse(&mut self.response, refusal);
             self.taking = None; // frees what was written
@@ -127,7 +126,7 @@ impl Object {
     }
 
     /// The data set is whole.
-    pub(super) fn finish(self, pace: &mut Pace, intake: &Intake, listener: &Arc<Listener>) -> Whole {
+    pub(super) fn finish(self, intake: &Intake, listener: &Arc<Listener>) -> Whole {
         let Object { mut response, taking, .. } = self;
         let Some(taking) = taking else { return Whole::Refused(response) };
         let Taking { mut keys, instance, writer, bytes, .. } = *taking;
@@ -137,11 +136,8 @@ impl Object {
             refuse(&mut response, Refusal::Malformed);
             return Whole::Refused(response);
         }
-        let whole = intake
-            .route(&keys, Protocol::Dicom)
-            .and_then(|addressees| Ok((addressees, pace.run(|| writer.finish()).map_err(|error| crate::intake::refusal(&error))?)));
-        match whole {
-            Ok((addressees, content)) => Whole::Commit { response, keys, content: Content::Streamed(content), addressees },
+        match intake.route(&keys, Protocol::Dicom) {
+            Ok(addressees) => Whole::Commit { response, keys, content: Content::Streamed(writer.finish()), addressees },
             Err(refusal) => {
                 intake.refused(listener, refusal);
                 refuse(&mut response, refusal);
@@ -158,7 +154,7 @@ impl Object {
 }
 
 impl Taking {
-    fn write(&mut self, bytes: &Bytes, pace: &mut Pace) -> Result<(), Refusal> {
+    fn write(&mut self, bytes: &Bytes) -> Result<(), Refusal> {
         if self.reading {
             self.reading = self.reader.push(bytes, &mut self.keys);
             if let Some(found) = self.keys.get(Key::SopInstance) {
@@ -166,33 +162,9 @@ impl Taking {
             }
         }
         self.bytes += bytes.len() as u64;
-        pace.run(|| self.writer.write(bytes)).map_err(|error| crate::intake::refusal(&error))
-    }
-}
-
-/// How the disk behaved lately, as one association sees it.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    slow: bool,
-}
-
-impl Pace {
-    /// Runs what writes to the disk. Usually that is a copy into the system's memory, and moving the other tasks to another thread would cost more than
-    /// the copy; once it took long (the system makes writers wait for a slow disk), the thread is given up for it, until it is quick again.
-    fn run<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        let begun = Instant::now();
-        let result = if self.slow { out_of_the_way(work) } else { work() };
-        self.slow = begun.elapsed() > limits::DISK_QUICK;
-        result
-    }
-}
-
-/// Runs what may wait, so that other tasks of this thread move on meanwhile.
-fn out_of_the_way<T>(work: impl FnOnce() -> T) -> T {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
+        let blocks = self.writer.would_block(bytes.len());
+        let written = if blocks { in_place::run(|| self.writer.write(bytes)) } else { self.writer.write(bytes) };
+        written.map_err(|error| crate::intake::refusal(&error))
     }
 }
 
