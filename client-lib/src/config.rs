@@ -13,6 +13,7 @@ pub mod units;
 pub use read::{ConfigError, position};
 
 use crate::keys::Protocol;
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,45 @@ impl Default for SpoolSettings {
     fn default() -> Self {
         Self { reserve: 1 << 30, history: Duration::from_secs(7 * 86_400), segment_size: 64 << 20, buffers: 64 << 20 }
     }
+}
+
+/// `[names]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// Which servers are asked; empty: those of the system.
+    pub servers: Vec<NameServer>,
+    /// Authorities of servers that are asked over TLS (PEM file).
+    pub ca: Option<PathBuf>,
+    /// The longest an answer is used without asking again. Default 60 s.
+    pub max_ttl: Duration,
+    /// How old the last good answer may become while look-ups fail. Default 24 h.
+    pub max_stale: Duration,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { servers: Vec::new(), ca: None, max_ttl: Duration::from_secs(60), max_stale: Duration::from_secs(86_400) }
+    }
+}
+
+/// One of `[names] servers`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameServer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// How it is asked.
+    pub transport: Transport,
+}
+
+/// How a name server is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// UDP, and TCP where an answer is too long or none comes.
+    Udp,
+    /// TCP only.
+    Tcp,
+    /// TLS only; the name expected in its certificate.
+    Tls(String),
 }
 
 /// `policy`.
@@ -207,15 +247,30 @@ pub struct TlsServer {
     pub client_ca: Option<PathBuf>,
 }
 
+/// How an endpoint is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// `address`: all addresses of the host are one endpoint.
+    Any,
+    /// `address` with `addresses = "each"`: each address of the host is an endpoint.
+    Each,
+    /// `srv`: `host` is the name of SRV records, each of which is an endpoint; the port is 0.
+    Srv,
+}
+
 /// `[[destination.endpoint]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Unique in its destination.
     pub name: Arc<str>,
-    /// Host name or address.
+    /// Host name or address; with `Finding::Srv` the name of the records.
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// Whether it stands for one endpoint or for a pool.
+    pub finding: Finding,
+    /// Among endpoints that take turns, those of the lowest tier that has a good one get the traffic (the priority of an SRV record).
+    pub tier: u16,
     /// Called AE title (DICOM).
     pub ae_title: String,
     /// TLS, if any.
@@ -227,9 +282,18 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// `host:port`, IPv6 in brackets.
+    /// The same place under the same name: connections to it and what was seen of it still count.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Endpoint) -> bool {
+        self.name == other.name && self.host == other.host && self.port == other.port && self.finding == other.finding
+    }
+
+    /// `host:port`, IPv6 in brackets; of SRV records their name.
     #[must_use]
     pub fn address(&self) -> String {
+        if self.finding == Finding::Srv {
+            return self.host.clone();
+        }
         if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
     }
 }

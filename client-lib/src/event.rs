@@ -75,6 +75,10 @@ pub enum Event {
     Alarm { subject: String, what: String, raised: bool },
     /// Something people should look at once: it happened, and neither stands nor ends.
     Incident { subject: String, what: String },
+    /// A name of an endpoint stands for something else now: addresses, or SRV records.
+    Answer { name: Arc<str>, from: Vec<String>, to: Vec<String> },
+    /// A name cannot be looked up; the alarm about it says when that ends.
+    LookupFailed { name: Arc<str>, why: String },
     /// The spool changed its mind about intake.
     Intake { open: bool, reason: String },
     /// Damage was found in the spool and set aside.

@@ -162,8 +162,35 @@ pub const STALE_READ: Duration = Duration::from_millis(50);
 /// Delay before the next address of a name is tried beside the one before (RFC 8305 section 5).
 pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 
-/// Look-ups the system's resolver may have under way for us: each occupies a thread, and a dead resolver holds it for many seconds.
+/// Look-ups under way at a time: each has sockets of its own, and a dead server holds them for seconds.
 pub const LOOKUPS_MAX: usize = 64;
+
+/// Deadline of one look-up, all servers and retries included. Deliveries go on with the last answer meanwhile.
+pub const LOOKUP: Duration = Duration::from_secs(5);
+
+/// How long one DNS server has for its answer before the next one, or the same again, is asked.
+pub const LOOKUP_SERVER: Duration = Duration::from_millis(1500);
+
+/// How long the other address family may still take when one has answered: a server that drops AAAA queries must not hold up what A has found.
+pub const LOOKUP_FAMILY: Duration = Duration::from_millis(500);
+
+/// How long a new connection waits for the look-up that a failed one has asked for: a local DNS server answers within it, a dead one costs no more.
+pub const LOOKUP_CHECK: Duration = Duration::from_millis(30);
+
+/// How long a destination that begins waits for the first answer about its pools, so that its first envelopes find them.
+pub const POOL_KNOWN: Duration = Duration::from_secs(2);
+
+/// DNS servers in `[names] servers`: beyond the first few nobody is asked before the deadline.
+pub const NAME_SERVERS_MAX: usize = 8;
+
+/// Addresses of a name that are used: beyond it a connect would never come to the last ones.
+pub const ADDRESSES_MAX: usize = 64;
+
+/// Largest `/etc/hosts` read, in bytes: lists against advertisements have some megabytes.
+pub const HOSTS_BYTES_MAX: u64 = 16 << 20;
+
+/// Longest name of a pool's member, in bytes: what stands in the spool's records has at most 255.
+pub const MEMBER_NAME_BYTES_MAX: usize = 200;
 
 /// Deadline of an incoming TLS handshake: a peer that needs longer is not one that sends messages.
 pub const TLS_ACCEPT: Duration = Duration::from_secs(10);

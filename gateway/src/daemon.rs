@@ -24,6 +24,7 @@ use everpost_client::io::dicom_link::DicomCourier;
 use everpost_client::io::disk::Directory;
 use everpost_client::io::driver::{Driver, Drivers};
 use everpost_client::io::mllp_link::MllpCourier;
+use everpost_client::io::resolve::Resolver;
 use everpost_client::io::stop::{Stop, Stopper};
 use everpost_client::io::tls::ClientTls;
 use everpost_client::keys::Protocol;
@@ -136,6 +137,7 @@ struct Daemon {
     live: Arc<Live>,
     reloads: mpsc::Receiver<ReloadWish>,
     answering: (Stopper, Stop),
+    resolver: Resolver,
     certificates: Vec<Certificate>,
     expiries: Expiries,
 }
@@ -170,6 +172,8 @@ impl Daemon {
         let (metrics, signs) = (readers.metrics.clone(), readers.signs.clone());
         let live = Live::new(config.clone(), committer.clone(), intake.clone(), doors.clone(), metrics, signs, wishes);
         let (drivers, answering) = (Drivers::default(), Stop::new());
+        let resolver = Resolver::new(&config.names, events.clone(), answering.1.clone());
+        let resolver = resolver.map_err(|e| Failure::new(EXIT_REFUSED, format!("[names]: {e}")))?;
         Ok(Self {
             config,
             readers,
@@ -181,6 +185,7 @@ impl Daemon {
             live,
             reloads,
             answering,
+            resolver,
             certificates: Vec::new(),
             expiries: Expiries::default(),
         })
@@ -221,8 +226,8 @@ impl Daemon {
         }
         let (destination, spool, events) = (destination.clone(), self.committer.spool().clone(), self.events.clone());
         let courier: Arc<dyn Courier> = match destination.protocol {
-            Protocol::Mllp => Arc::new(MllpCourier::new(destination.clone(), tls, spool, events)),
-            Protocol::Dicom => Arc::new(DicomCourier::new(destination.clone(), tls, spool, events)),
+            Protocol::Mllp => Arc::new(MllpCourier::new(destination.clone(), tls, spool, events, &self.resolver)),
+            Protocol::Dicom => Arc::new(DicomCourier::new(destination.clone(), tls, spool, events, &self.resolver)),
         };
         Ok(Way { destination, id, courier, certificates })
     }
@@ -373,6 +378,9 @@ impl Daemon {
             }
         }
         let prepared = self.doors.prepare(&new.listeners).map_err(|e| vec![e.to_string()])?;
+        if new.names != self.config.names {
+            self.resolver.reconfigure(&new.names).map_err(|e| vec![format!("[names]: {e}")])?;
+        }
         let mut running = Vec::new();
         self.certificates.clear();
         for destination in &new.destinations {

@@ -235,6 +235,12 @@ impl Lines {
             }
             Event::Alarm { subject, what, raised } => self.alarm(subject, what, *raised, now),
             Event::Incident { subject, what } => Some(Line::new(Level::ERROR, subject.clone(), what.clone())),
+            Event::Answer { name, from, to } => {
+                let count = self.spell(name, "another answer of DNS", now);
+                let list = |records: &[String]| if records.is_empty() { "nothing".to_owned() } else { records.join(", ") };
+                (count <= NOTICES_MAX).then(|| Line::new(Level::INFO, &**name, format!("stands for {} (before: {})", list(to), list(from))))
+            }
+            Event::LookupFailed { name, why } => Some(Line::new(Level::WARN, &**name, format!("cannot be looked up: {why}"))),
             Event::Intake { open, reason } => self.intake(*open, reason, now),
             Event::Damage { place, what } => Some(Line::new(Level::ERROR, place.clone(), format!("damage in the spool was set aside: {what}"))),
             other => Some(Line::new(Level::DEBUG, "event", format!("{other:?}"))), // attempts and deliveries: names, ids, phases, times
@@ -242,6 +248,10 @@ impl Lines {
     }
 
     fn health(&mut self, destination: &str, endpoint: &str, up: bool, state: &str, reason: &str, now: Instant) -> Option<Line> {
+        if self.health.len() >= REMEMBERED_MAX {
+            // Members of pools come and go; one that is told twice does less harm than memory that grows.
+            self.health.clear();
+        }
         let before = self.health.insert((destination.to_owned(), endpoint.to_owned()), (up, now));
         let mut text = format!("endpoint is {state}");
         if !reason.is_empty() {

@@ -1,6 +1,6 @@
 //! Metrics: events counted, and the state of the gateway measured when somebody asks (`/metrics`, Prometheus text).
 //! Rules: names and labels are those of docs/operating.md, in base units; label values come from the configuration or from fixed lists, never from
-//! peers, so no label grows with traffic; nothing else in the process counts. Counters start at 0 with the process.
+//! peers, and of the members that DNS gives to a pool only `ENDPOINTS_MAX` have labels of their own, so no label grows with traffic; nothing else in the process counts. Counters start at 0 with the process.
 //! Errors: none.
 
 use crate::config::Config;
@@ -8,9 +8,10 @@ use crate::status::Report;
 use everpost_client::delivery::{Phase, Verdict};
 use everpost_client::event::{Event, Refusal};
 use everpost_client::keys::Protocol;
+use everpost_client::limits::ENDPOINTS_MAX;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,7 @@ const DESCRIBED: &[(&str, char, &str)] = &[
     ("everpost_delivery_seconds", 'h', "Time of the attempt that delivered."),
     ("everpost_endpoint_up", 'g', "1 if the endpoint is fit for traffic."),
     ("everpost_endpoint_active", 'g', "1 if the destination delivers to this endpoint now."),
+    ("everpost_dns_age_seconds", 'g', "Time since the last good answer of DNS about the endpoint's name; absent for an address."),
     ("everpost_failovers_total", 'c', "Changes of the active endpoint."),
     ("everpost_ambiguous_total", 'c', "Attempts that ended sent whole but unanswered, by phase."),
     ("everpost_dead_letters", 'g', "Dead letters that wait for an operator."),
@@ -65,6 +67,8 @@ pub struct Metrics {
     handle: PrometheusHandle,
     listeners: RwLock<HashMap<Arc<str>, ListenerMeters>>,
     endpoints: RwLock<HashMap<EndpointName, EndpointMeters>>,
+    /// Members of pools that have labels of their own, by destination.
+    members: Mutex<HashMap<String, BTreeSet<String>>>,
     /// Certificates' expiry: known since, seconds left then.
     certificates: Mutex<HashMap<String, (Instant, f64)>>,
     /// Gauges with names set by the last report, so that those of removed destinations go to 0 instead of staying.
@@ -108,7 +112,7 @@ impl Metrics {
         }
         let handle = recorder.handle();
         let (listeners, endpoints) = (RwLock::default(), RwLock::default());
-        Self { recorder, handle, listeners, endpoints, certificates: Mutex::default(), shown: Mutex::default() }
+        Self { recorder, handle, listeners, endpoints, members: Mutex::default(), certificates: Mutex::default(), shown: Mutex::default() }
     }
 
     /// Every counter that `config` can come to exists from now on, at 0: a series that begins with its first event hides that event from `rate`.
@@ -198,9 +202,12 @@ impl Metrics {
             put("everpost_oldest_waiting_seconds", vec![own()], d.oldest_waiting_seconds as f64);
             put("everpost_dead_letters", vec![own()], d.dead_letter as f64);
             for e in &d.endpoints {
-                let labels = || vec![own(), Label::new("endpoint", e.name.clone())];
+                let labels = || vec![own(), Label::new("endpoint", self.label(&d.name, &e.name))];
                 put("everpost_endpoint_up", labels(), f64::from(u8::from(e.is_up())));
                 put("everpost_endpoint_active", labels(), f64::from(u8::from(d.active.contains(&e.name))));
+                if let Some(age) = e.dns.as_ref().and_then(|dns| dns.age_seconds) {
+                    put("everpost_dns_age_seconds", labels(), age as f64);
+                }
             }
         }
         for (use_, (known, left)) in self.certificates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -229,11 +236,12 @@ impl Metrics {
     }
 
     fn endpoint(&self, destination: &Arc<str>, endpoint: &Arc<str>) -> EndpointMeters {
-        let key = (destination.clone(), endpoint.clone());
+        let label = self.label(destination, endpoint);
+        let key = (destination.clone(), if label == **endpoint { endpoint.clone() } else { label.as_str().into() });
         if let Some(meters) = self.endpoints.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return meters.clone();
         }
-        let labels = || vec![Label::new("destination", name(destination)), Label::new("endpoint", name(endpoint))];
+        let labels = || vec![Label::new("destination", name(destination)), Label::new("endpoint", label.clone())];
         let delivered = ["ok", "warning", "unconfirmed"].map(|outcome| {
             let mut labels = labels();
             labels.push(Label::new("outcome", outcome));
@@ -253,14 +261,31 @@ impl Metrics {
     }
 
     fn ambiguous(&self, destination: &Arc<str>, endpoint: &Arc<str>, phase: Phase) -> Counter {
-        let labels = vec![Label::new("destination", name(destination)), Label::new("endpoint", name(endpoint)), Label::new("phase", phase.name())];
+        let endpoint = self.label(destination, endpoint);
+        let labels = vec![Label::new("destination", name(destination)), Label::new("endpoint", endpoint), Label::new("phase", phase.name())];
         self.counter("everpost_ambiguous_total", labels)
     }
 
     fn failovers(&self, destination: &Arc<str>, from: Option<&Arc<str>>, to: Option<&Arc<str>>) -> Counter {
-        let end = |side: Option<&Arc<str>>| side.map_or_else(|| "none".to_owned(), name);
+        let end = |side: Option<&Arc<str>>| side.map_or_else(|| "none".to_owned(), |side| self.label(destination, side));
         let labels = vec![Label::new("destination", name(destination)), Label::new("from", end(from)), Label::new("to", end(to))];
         self.counter("everpost_failovers_total", labels)
+    }
+
+    /// The label of an endpoint. Members of pools come and go, and a label never goes again: the first `ENDPOINTS_MAX` of a destination that are
+    /// seen have one each, the others share `NAME@other`.
+    fn label(&self, destination: &str, endpoint: &str) -> String {
+        let Some((origin, _)) = endpoint.split_once('@') else { return endpoint.to_owned() };
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = members.entry(destination.to_owned()).or_default();
+        if members.contains(endpoint) {
+            return endpoint.to_owned();
+        }
+        if members.len() >= ENDPOINTS_MAX {
+            return format!("{origin}@other");
+        }
+        members.insert(endpoint.to_owned());
+        endpoint.to_owned()
     }
 
     fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
@@ -355,6 +380,31 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn labels_of_pools_do_not_grow_without_bound() {
+        let (metrics, now) = (Metrics::new(), Instant::now());
+        let outcome = Delivered::Ok;
+        for n in 0..3 * ENDPOINTS_MAX {
+            let endpoint = format!("pool@10.0.{}.{}", n / 250, n % 250).into();
+            metrics.read(&Event::Delivered { destination: "pacs".into(), endpoint, envelope: EnvelopeId(1), outcome, took: Duration::ZERO }, now);
+        }
+        let text = metrics.render(&Report::default(), now);
+        let series = text.lines().filter(|l| l.starts_with("everpost_envelopes_delivered_total") && l.contains(r#"outcome="ok""#)).count();
+        assert_eq!(series, ENDPOINTS_MAX + 1);
+        let rest = format!(r#"everpost_envelopes_delivered_total{{destination="pacs",endpoint="pool@other",outcome="ok"}} {}"#, 2 * ENDPOINTS_MAX);
+        assert!(text.lines().any(|l| l == rest), "{text}");
+    }
+
+    #[test]
+    fn the_age_of_an_answer_is_told_where_there_is_one() {
+        let metrics = Metrics::new();
+        let mut report = report();
+        report.destinations[0].endpoints[1].dns = Some(crate::status::NameLine { age_seconds: Some(7), ..Default::default() });
+        let text = metrics.render(&report, Instant::now());
+        let ages: Vec<&str> = text.lines().filter(|l| l.starts_with("everpost_dns_age_seconds{")).collect();
+        assert_eq!(ages, [r#"everpost_dns_age_seconds{destination="pacs",endpoint="b"} 7"#]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! Rules: the JSON shape is a contract with scripts; fields are added, never renamed. The table fits into 80 columns: names are cut, never figures.
 //! Errors: none.
 
-use everpost_client::delivery::status::{DestinationStatus, EndpointStatus};
+use everpost_client::delivery::status::{DestinationStatus, EndpointStatus, NameStatus};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
@@ -114,6 +114,22 @@ pub struct EndpointLine {
     pub resolved: Vec<String>,
     /// Addresses connected to now.
     pub connected: Vec<String>,
+    /// What is known of its name; `null`: it is configured by its address.
+    #[serde(default)]
+    pub dns: Option<NameLine>,
+}
+
+/// `endpoints[].dns`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NameLine {
+    /// The name.
+    pub name: String,
+    /// Seconds since the last good answer; `null`: there was none.
+    pub age_seconds: Option<u64>,
+    /// How long that answer counts.
+    pub ttl_seconds: u64,
+    /// The last failure, if look-ups fail now.
+    pub error: Option<String>,
 }
 
 impl From<DestinationStatus> for DestinationLine {
@@ -140,8 +156,31 @@ impl From<DestinationStatus> for DestinationLine {
 
 impl From<EndpointStatus> for EndpointLine {
     fn from(seen: EndpointStatus) -> Self {
-        let EndpointStatus { name, health, admin, reason, resolved, connected } = seen;
-        Self { name, health: health.to_owned(), admin: admin.to_owned(), reason, resolved, connected }
+        let EndpointStatus { name, health, admin, reason, resolved, connected, dns } = seen;
+        let dns = dns.map(NameLine::from);
+        Self { name, health: health.to_owned(), admin: admin.to_owned(), reason, resolved, connected, dns }
+    }
+}
+
+impl From<NameStatus> for NameLine {
+    fn from(seen: NameStatus) -> Self {
+        let NameStatus { name, age_seconds, ttl_seconds, error } = seen;
+        Self { name, age_seconds, ttl_seconds, error }
+    }
+}
+
+impl NameLine {
+    /// For people: what it stands for, since when, and what is wrong.
+    fn text(&self, resolved: &[String]) -> String {
+        let mut text = match (resolved, self.age_seconds) {
+            ([], None) => format!("{} was never found", self.name),
+            ([], Some(seconds)) => format!("{} is unknown, last found {} ago", self.name, age(seconds)),
+            (_, seconds) => format!("{} = {} ({} ago)", self.name, resolved.join(", "), age(seconds.unwrap_or_default())),
+        };
+        if let Some(error) = &self.error {
+            let _ = write!(text, "; DNS: {error}");
+        }
+        text
     }
 }
 
@@ -271,6 +310,9 @@ impl DestinationLine {
             let address = e.connected.first().or(e.resolved.first()).cloned().unwrap_or_default();
             let head = format!("{mark} {:<16} {:<8}{admin} {}", cut(&e.name, 16), e.health, cut(&address, 45));
             let _ = writeln!(out, "{}", head.trim_end());
+            for line in e.dns.iter().flat_map(|dns| wrapped(&dns.text(&e.resolved), 74)) {
+                let _ = writeln!(out, "     {line}");
+            }
             if e.health != "up" && !e.reason.is_empty() {
                 for line in wrapped(&e.reason, 74) {
                     let _ = writeln!(out, "     {line}");
@@ -390,6 +432,22 @@ mod tests {
     fn an_active_active_destination_has_no_preferred_endpoint() {
         let d = DestinationLine { policy: "round-robin".into(), active: vec!["secondary".into()], ..destination() };
         assert_eq!(judged(d).state, Standing::Ok);
+    }
+
+    #[test]
+    fn what_dns_says_stands_below_the_endpoint() {
+        let line = |resolved: &[&str], age_seconds, error: Option<&str>| {
+            let dns = NameLine { name: "pacs.example.org".into(), age_seconds, ttl_seconds: 60, error: error.map(str::to_owned) };
+            dns.text(&resolved.iter().map(|r| (*r).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(line(&["10.0.0.1:104", "10.0.0.2:104"], Some(12), None), "pacs.example.org = 10.0.0.1:104, 10.0.0.2:104 (12s ago)");
+        assert_eq!(line(&["10.0.0.1:104"], Some(720), Some("SERVFAIL")), "pacs.example.org = 10.0.0.1:104 (12m00s ago); DNS: SERVFAIL");
+        assert_eq!(line(&[], Some(90_000), Some("NXDOMAIN")), "pacs.example.org is unknown, last found 25h00m ago; DNS: NXDOMAIN");
+        assert_eq!(line(&[], None, None), "pacs.example.org was never found");
+        let mut d = destination();
+        d.endpoints[0].dns = Some(NameLine { name: "pacs.example.org".into(), age_seconds: Some(1), ..NameLine::default() });
+        d.endpoints[0].resolved = vec!["10.0.0.1:104".into()];
+        assert!(judged(d).table().contains("     pacs.example.org = 10.0.0.1:104 (1s ago)"));
     }
 
     #[test]

@@ -6,9 +6,10 @@ use super::endpoint::endpoints;
 use super::health::{default_health, read_health};
 use super::read::{Reading, Section, Text};
 use super::shapes::CLIENT;
-use super::{Ambiguous, CallingAe, Destination, LaneRule, OnAe, Ordering, Policy, SpoolSettings};
+use super::{Ambiguous, CallingAe, Destination, Finding, LaneRule, NameServer, Names, OnAe, Ordering, Policy, SpoolSettings, Transport};
 use crate::keys::Protocol;
 use crate::limits;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -22,6 +23,59 @@ pub fn spool(section: Option<&Section<'_>>) -> SpoolSettings {
         segment_size: section.size("segment_size"),
         buffers: section.size("buffers"),
     }
+}
+
+/// Reads `[names]`; without it, the defaults.
+#[must_use]
+pub fn names(section: Option<&Section<'_>>) -> Names {
+    let Some(section) = section else { return Names::default() };
+    let mut servers = Vec::new();
+    for text in section.texts("servers") {
+        match name_server(&text.value) {
+            Ok(server) => servers.push(server),
+            Err(why) => section.malformed("servers", &text, why),
+        }
+    }
+    if servers.len() > limits::NAME_SERVERS_MAX {
+        let what = format!("more than {} DNS servers", limits::NAME_SERVERS_MAX);
+        section.reading().problem(section.place("servers"), what, "two or three are enough");
+    }
+    let ca = section.text("ca").map(|text| {
+        let path = section.reading().path(&text.value);
+        section.reading().file(text.span, path.clone());
+        path
+    });
+    let encrypted = servers.iter().any(|server| matches!(server.transport, Transport::Tls(_)));
+    if encrypted && !section.has("ca") {
+        section.reading().problem(section.place("servers"), "`tls://` without `ca`", "add `ca`, the PEM file of the server's authority");
+    } else if !encrypted {
+        section.pointless("ca", "without a server asked over `tls://`");
+    }
+    Names { servers, ca, max_ttl: section.duration("max_ttl"), max_stale: section.duration("max_stale") }
+}
+
+/// One of `servers`.
+fn name_server(text: &str) -> Result<NameServer, &'static str> {
+    let (scheme, place) = text.split_once("://").unwrap_or(("", text));
+    let (place, name) = place.split_once('#').map_or((place, None), |(place, name)| (place, Some(name)));
+    let port = match scheme {
+        "" | "udp" | "tcp" => 53,
+        "tls" => 853,
+        _ => return Err("its transport is none of udp, tcp, tls"),
+    };
+    let bare = place.strip_prefix('[').and_then(|place| place.strip_suffix(']')).unwrap_or(place);
+    let address = match (place.parse::<SocketAddr>(), bare.parse::<IpAddr>()) {
+        (Ok(address), _) => address,
+        (_, Ok(ip)) => SocketAddr::new(ip, port),
+        _ => return Err("it is no address; a name would have to be looked up first"),
+    };
+    let transport = match (scheme, name) {
+        ("tls", name) => Transport::Tls(name.map_or_else(|| address.ip().to_string(), str::to_owned)),
+        (_, Some(_)) => return Err("a name after # is for tls:// only"),
+        ("tcp", None) => Transport::Tcp,
+        (_, None) => Transport::Udp,
+    };
+    Ok(NameServer { address, transport })
 }
 
 /// Reads every `[[destination]]`. Names that occur twice are noted.
@@ -109,6 +163,11 @@ fn destination(section: &Section<'_>) -> Destination {
         section.reading().warning(section.place("policy"), what, "use `ordering = \"none\"`, or `policy = \"failover\"`");
     }
     checked_later(section);
+    let endpoints = endpoints(section, protocol, &health);
+    if policy == Policy::Failover && endpoints.iter().any(|e| e.finding == Finding::Each) {
+        let what = "`addresses = \"each\"` with `policy = \"failover\"` uses one address of the pool at a time, in numeric order";
+        section.reading().warning(section.span(), what, "use `policy = \"round-robin\"` or \"least-outstanding\", or remove `addresses`");
+    }
     Destination {
         name: name(section),
         protocol,
@@ -137,7 +196,7 @@ fn destination(section: &Section<'_>) -> Destination {
         window: NonZeroU16::new(small(section.count("window"))).unwrap_or(NonZeroU16::MIN),
         convert: section.flag("convert"),
         idle_release: section.duration("idle_release"),
-        endpoints: endpoints(section, protocol, &health),
+        endpoints,
         not_acting: section.not_acting(),
     }
 }
@@ -224,13 +283,15 @@ pub(super) fn small(count: u64) -> u16 {
 pub struct ClientSettings {
     /// `[spool]`.
     pub spool: SpoolSettings,
+    /// `[names]`.
+    pub names: Names,
     /// Every `[[destination]]`.
     pub destinations: Vec<Arc<Destination>>,
     /// What is worth knowing, and the files that were named.
     pub notes: super::read::Notes,
 }
 
-/// Reads a source that has only `[spool]` and `[[destination]]`, as the C library uses it.
+/// Reads a source that has only `[spool]`, `[names]` and `[[destination]]`, as the C library uses it.
 /// # Errors
 /// Every problem, in order of place.
 pub fn read_client(reading: Reading<'_>) -> Result<ClientSettings, Vec<super::ConfigError>> {
@@ -238,12 +299,12 @@ pub fn read_client(reading: Reading<'_>) -> Result<ClientSettings, Vec<super::Co
     if reading.has_problems() {
         return Err(reading.finish().problems);
     }
-    let (spool, destinations) = {
+    let (spool, names, destinations) = {
         let root = Section::open(&reading, document.get_ref(), 0..0, &CLIENT);
-        (spool(root.table("spool").as_ref()), destinations(&root.tables("destination")))
+        (spool(root.table("spool").as_ref()), names(root.table("names").as_ref()), destinations(&root.tables("destination")))
     };
     let notes = reading.finish();
-    if notes.problems.is_empty() { Ok(ClientSettings { spool, destinations, notes }) } else { Err(notes.problems) }
+    if notes.problems.is_empty() { Ok(ClientSettings { spool, names, destinations, notes }) } else { Err(notes.problems) }
 }
 
 #[cfg(test)]
@@ -266,7 +327,8 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_design() {
-        let ClientSettings { spool, destinations, notes } = read(MINIMAL).unwrap();
+        let ClientSettings { spool, names, destinations, notes } = read(MINIMAL).unwrap();
+        assert_eq!(names, Names::default());
         assert_eq!(spool, SpoolSettings { reserve: 1 << 30, history: Duration::from_secs(604_800), segment_size: 64 << 20, buffers: 64 << 20 });
         assert!(notes.warnings.is_empty());
         let ris = &destinations[0];
@@ -287,8 +349,9 @@ mod tests {
 
     #[test]
     fn constants_beside_the_shapes_say_the_same() {
-        let with_empty_tables = "[spool]\n".to_owned() + &MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nretry = {}\nhealth = {}");
+        let with_empty_tables = "[spool]\n[names]\n".to_owned() + &MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nretry = {}\nhealth = {}");
         assert_eq!(read(&with_empty_tables).unwrap().spool, read(MINIMAL).unwrap().spool);
+        assert_eq!(read(&with_empty_tables).unwrap().names, Names::default());
         assert_eq!(read(&with_empty_tables).unwrap().destinations, read(MINIMAL).unwrap().destinations);
         let (interval, timeout, store) = (limits::PROBE_INTERVAL_DEFAULT, limits::PROBE_TIMEOUT_DEFAULT, limits::PROBE_STORE_INTERVAL);
         for (name, is) in [("interval", interval), ("timeout", timeout), ("store_interval", store)] {
@@ -332,7 +395,6 @@ mod tests {
             ("address = 'a:0'", "not host:port"),
             ("address = 'a:70000'", "not host:port"),
             ("address = 'a b:1'", "not host:port"),
-            ("srv = '_hl7._tcp.example.org'", "no endpoint that this version can use"),
             ("", "has no `address`"),
             ("address = 'a:1'\nsrv = '_hl7._tcp.example.org'", "both `address` and `srv`"),
             ("address = 'a:1'\ntls = {}", "`tls` has no `ca`"),
@@ -375,10 +437,56 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_without_address_is_left_out() {
-        let source = MINIMAL.to_owned() + "[[destination.endpoint]]\nname = 'b'\nsrv = '_hl7._tcp.example.org'\n";
-        let ClientSettings { destinations, notes, .. } = read(&source).unwrap();
-        assert_eq!(destinations[0].endpoints.len(), 1);
-        assert!(notes.warnings[0].what.contains("`srv`"));
+    fn endpoints_are_found_by_address_or_by_srv() {
+        let tls = "tls = { verify = 'none' }";
+        let source = MINIMAL.to_owned()
+            + &format!("[[destination.endpoint]]\nname = 'b'\nsrv = '_hl7._tcp.example.org'\n{tls}\n")
+            + &format!("[[destination.endpoint]]\nname = 'c'\naddress = 'pool.example.org:2575'\naddresses = 'each'\n{tls}\n");
+        let endpoints = &read(&source).unwrap().destinations[0].endpoints;
+        let found: Vec<_> = endpoints.iter().map(|e| (e.finding, e.host.as_str(), e.address())).collect();
+        assert_eq!(found[0], (Finding::Any, "ris.example.org", "ris.example.org:2575".to_owned()));
+        assert_eq!(found[1], (Finding::Srv, "_hl7._tcp.example.org", "_hl7._tcp.example.org".to_owned()));
+        assert_eq!(found[2], (Finding::Each, "pool.example.org", "pool.example.org:2575".to_owned()));
+        let names: Vec<_> = endpoints.iter().map(|e| e.tls.as_ref().and_then(|tls| tls.server_name.as_deref())).collect();
+        assert_eq!(names, [None, Some("example.org"), Some("pool.example.org")], "the members of a pool show a certificate for its name");
+    }
+
+    #[test]
+    fn what_cannot_work_with_names_is_said() {
+        let endpoint = |keys: &str| MINIMAL.to_owned() + "[[destination.endpoint]]\nname = 'b'\n" + keys;
+        for (keys, why) in [
+            ("address = 'a:1'\nsrv = '_hl7._tcp.example.org'", "both `address` and `srv`"),
+            ("srv = 'hl7.example.org'", "no SRV name"),
+            ("srv = '_hl7._udp.example.org'", "no SRV name"),
+            ("srv = '_hl7._tcp..'", "no SRV name"),
+            ("weight = 2", "no `address`"),
+        ] {
+            let problems = read(&endpoint(keys)).unwrap_err();
+            assert!(problems.iter().any(|p| p.contains(why)), "{keys}: {problems:?}");
+        }
+        for (keys, why) in [
+            ("address = '127.0.0.1:1'\naddresses = 'each'", "stands for itself alone"),
+            ("srv = '_hl7._tcp.example.org'\naddresses = 'each'", "`addresses` means nothing with `srv`"),
+            ("srv = '_hl7._tcp.example.org'\nweight = 3", "`weight` means nothing with `srv`"),
+            ("address = 'pool:1'\naddresses = 'each'", "one address of the pool at a time"),
+        ] {
+            let warnings: Vec<String> = read(&endpoint(keys)).unwrap().notes.warnings.iter().map(|w| w.what.clone()).collect();
+            assert!(warnings.iter().any(|w| w.contains(why)), "{keys}: {warnings:?}");
+        }
+    }
+
+    #[test]
+    fn dns_servers_have_a_transport() {
+        let server = |text: &str| name_server(text).map(|s| (s.address.to_string(), s.transport));
+        assert_eq!(server("10.0.0.53"), Ok(("10.0.0.53:53".to_owned(), Transport::Udp)));
+        assert_eq!(server("udp://[::1]:5353"), Ok(("[::1]:5353".to_owned(), Transport::Udp)));
+        assert_eq!(server("tcp://::1"), Ok(("[::1]:53".to_owned(), Transport::Tcp)));
+        assert_eq!(server("tls://10.0.0.53"), Ok(("10.0.0.53:853".to_owned(), Transport::Tls("10.0.0.53".to_owned()))));
+        assert_eq!(server("tls://[::1]:8853#dns.example.org"), Ok(("[::1]:8853".to_owned(), Transport::Tls("dns.example.org".to_owned()))));
+        for wrong in ["dns.example.org", "https://10.0.0.53", "10.0.0.53#name", "", "10.0.0.53:0x"] {
+            assert!(name_server(wrong).is_err(), "{wrong}");
+        }
+        let problems = read(&("[names]\nservers = 'tls://10.0.0.53'\n".to_owned() + MINIMAL)).unwrap_err();
+        assert!(problems[0].contains("without `ca`"), "{problems:?}");
     }
 }

@@ -1,14 +1,15 @@
 //! Reads `[[destination.endpoint]]` with its TLS settings; its health is read by `health`.
-//! Rules: an endpoint that this version cannot use is left out and told.
+//! Rules: an endpoint that cannot be used is left out, and why is noted.
 //! Errors: noted in the `Reading`.
 
 use super::destination::{ae_title, name, small, unique};
 pub use super::health::default_health;
 use super::health::endpoint_health;
-use super::read::{Section, TlsUse};
-use super::{Endpoint, HealthSettings, TlsClient, Verify};
+use super::read::{Section, Text, TlsUse};
+use super::{Endpoint, Finding, HealthSettings, TlsClient, Verify};
 use crate::keys::Protocol;
 use crate::limits;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,42 +25,78 @@ pub(super) fn endpoints(section: &Section<'_>, protocol: Protocol, health: &Heal
         table.reading().problem(table.span(), format!("more than {} endpoints in one destination", limits::ENDPOINTS_MAX), "use fewer");
     }
     if section.has("endpoint") && read.iter().all(Option::is_none) {
-        section.reading().problem(section.span(), "the destination has no endpoint that this version can use", "add an endpoint with `address`");
+        section.reading().problem(section.span(), "the destination has no endpoint that can be used", "add an endpoint with `address` or `srv`");
     }
     warn_less_protected(&sections, &read);
     read.into_iter().flatten().map(Arc::new).collect()
 }
 
-/// `None`: it cannot act in this version, which is noted.
+/// `None`: it says not where it is, which is noted.
 fn endpoint(table: &Section<'_>, protocol: Protocol, above: &HealthSettings) -> Option<Endpoint> {
     let reading = table.reading();
     let name = name(table);
     let address = table.text("address");
     let srv = table.text("srv");
     match (&address, &srv) {
-        (None, None) if !table.has("address") => reading.problem(table.span(), "the endpoint has no `address`", "add `address = \"host:port\"`"),
+        (None, None) if !table.has("address") => {
+            reading.problem(table.span(), "the endpoint has no `address`", "add `address = \"host:port\"`, or `srv`")
+        }
         (Some(_), Some(srv)) => reading.problem(srv.span.clone(), "both `address` and `srv`", "keep one of them"),
         _ => {}
     }
-    if let Some(srv) = &srv
-        && !(srv.value.starts_with('_') && srv.value.contains("._tcp."))
-    {
-        table.malformed("srv", srv, "it is no SRV name");
-    }
-    let (_, _) = (table.choice("addresses"), table.text("site"));
-    let (host, port) = match address.as_ref().map(|text| (host_and_port(&text.value), text)) {
-        Some((Some(place), _)) => place,
-        Some((None, text)) => {
-            table.malformed("address", text, "it is not host:port");
-            (String::new(), 0)
+    let (finding, host, port) = match (&address, &srv) {
+        (None, Some(srv)) => (Finding::Srv, service_name(table, srv), 0),
+        (Some(text), _) => {
+            let place = host_and_port(&text.value);
+            if place.is_none() {
+                table.malformed("address", text, "it is not host:port");
+            }
+            let (host, port) = place.unwrap_or_default();
+            (if table.choice("addresses") == Some("each") { Finding::Each } else { Finding::Any }, host, port)
         }
-        None => (String::new(), 0),
+        (None, None) => (Finding::Any, String::new(), 0),
     };
+    if finding == Finding::Srv {
+        table.pointless("addresses", "with `srv`");
+    } else if finding == Finding::Each && host.parse::<IpAddr>().is_ok() {
+        let what = "`addresses = \"each\"` with an address, which stands for itself alone";
+        reading.warning(table.place("addresses"), what, "give the name of the pool in `address`, or remove `addresses`");
+    }
+    let _ = table.text("site");
     let ae_title = endpoint_ae(table, protocol);
-    let tls = table.table("tls").map(|tls| read_tls(&tls, &host));
+    let named = if finding == Finding::Srv { domain_of(&host) } else { &*host };
+    let tls = table.table("tls").map(|tls| read_tls(&tls, named)).map(|tls| of_pool(tls, finding, named));
     let health = endpoint_health(table, above, protocol, tls.as_ref());
     let weight = small(table.count("weight"));
-    address.is_some().then_some(Endpoint { name, host, port, ae_title, tls, weight, health })
+    if finding == Finding::Srv {
+        table.pointless("weight", "with `srv`: each record has its own");
+    }
+    (address.is_some() || srv.is_some()).then_some(Endpoint { name, host, port, finding, tier: 0, ae_title, tls, weight, health })
+}
+
+/// The name of SRV records (RFC 2782): `_service._tcp.domain`.
+fn service_name(table: &Section<'_>, srv: &Text) -> String {
+    let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let good = srv.value.strip_prefix('_').and_then(|rest| rest.split_once("._tcp.")).is_some_and(|(service, domain)| {
+        label(service) && !service.contains('_') && domain.trim_end_matches('.').split('.').all(label) && srv.value.len() <= 253
+    });
+    if !good {
+        table.malformed("srv", srv, "it is no SRV name");
+    }
+    srv.value.clone()
+}
+
+/// The domain that offers a service: what a certificate of its hosts has to name, since an answer of DNS alone proves nothing (RFC 6125).
+fn domain_of(service: &str) -> &str {
+    service.split_once("._tcp.").map_or(service, |(_, domain)| domain.trim_end_matches('.'))
+}
+
+/// The members of a pool show a certificate for the name of the pool, not for their address.
+fn of_pool(mut tls: TlsClient, finding: Finding, named: &str) -> TlsClient {
+    if finding != Finding::Any && tls.server_name.is_none() {
+        tls.server_name = Some(named.to_owned());
+    }
+    tls
 }
 
 fn endpoint_ae(table: &Section<'_>, protocol: Protocol) -> String {

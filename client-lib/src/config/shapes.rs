@@ -10,6 +10,7 @@ pub const CLIENT: Shape = Shape {
     meaning: "Settings of the client library.",
     fields: &[
         field("spool", Kind::Table(&SPOOL), Default::Depends("see there"), "the durable store"),
+        field("names", Kind::Table(&NAMES), Default::Depends("see there"), "name resolution"),
         field("destination", Kind::Tables(&DESTINATION), YES, "where messages go"),
     ],
 };
@@ -33,6 +34,35 @@ pub const SPOOL: Shape = Shape {
             "bytes of one segment file; at most 1/16 of the file system is used",
         ),
         field("buffers", Kind::Size("4 MiB", "64 GiB"), Default::Value("64 MiB"), "memory for objects that are arriving"),
+    ],
+};
+
+/// `[names]`.
+pub const NAMES: Shape = Shape {
+    title: "[names]",
+    meaning: "Name resolution. `/etc/hosts` comes first, then DNS; names of other sources (mDNS, NIS, LDAP) are not found.",
+    fields: &[
+        field(
+            "servers",
+            Kind::Texts(
+                "a DNS server: an address or address:port, or with the transport `tcp://10.0.0.53`, `tls://10.0.0.53:853#name-in-its-certificate`",
+            ),
+            Default::Depends("those in `/etc/resolv.conf`, with its search list; with `servers` names are taken as they stand"),
+            "which servers are asked",
+        ),
+        field(
+            "ca",
+            FILE,
+            Default::Depends("needed for `tls://`"),
+            "PEM file with the authorities of servers asked over TLS, or with their own certificates",
+        ),
+        field("max_ttl", Kind::Duration("1s", "1d"), Default::Value("60s"), "the longest an answer is used without asking again, whatever its TTL"),
+        field(
+            "max_stale",
+            Kind::Duration("0s", "30d"),
+            Default::Value("24h"),
+            "how old the last good answer may become while look-ups fail, whether by time-out, SERVFAIL or NXDOMAIN",
+        ),
     ],
 };
 
@@ -208,17 +238,17 @@ pub const ENDPOINT: Shape = Shape {
     fields: &[
         field("name", NAME, YES, "unique in its destination"),
         field("address", Kind::Text("`host:port`, IPv6 addresses in brackets"), Default::Depends("needed, unless `srv` is given"), "where it is"),
-        later(
+        field(
             "srv",
             Kind::Text("an SRV name, `_service._tcp.example.org`"),
             NONE,
-            "where it is, by an SRV record; an endpoint with `srv` alone is left out in this version",
+            "where it is, by SRV records, instead of `address`: each record is an endpoint `NAME@HOST:PORT`, its priority and weight decide",
         ),
-        later(
+        field(
             "addresses",
             Kind::Choice(&["any", "each"]),
             Default::Value("any"),
-            "whether all addresses of the name are one endpoint, or each is one of a pool",
+            "whether all addresses of the host in `address` are one endpoint, or each is an endpoint `NAME@ADDRESS` of a pool",
         ),
         field("ae_title", AE_TITLE, Default::Depends("needed for dicom"), "dicom: called AE title"),
         field("tls", Kind::Table(&TLS_CLIENT), Default::Depends("no TLS"), "TLS towards it"),
@@ -244,7 +274,7 @@ pub const TLS_CLIENT: Shape = Shape {
         field(
             "server_name",
             Kind::Text("a host name or address"),
-            Default::Depends("the host in `address`"),
+            Default::Depends("the host in `address`; with `srv` the domain after `._tcp.`"),
             "the name expected in the endpoint's certificate",
         ),
         field(

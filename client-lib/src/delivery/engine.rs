@@ -593,7 +593,7 @@ impl Engine {
                 _ => (state, health.reason().to_owned()),
             };
             let admin = self.failover.admin(id)?.name();
-            Some(EndpointStatus { name: config.name.to_string(), health, admin, reason, resolved: Vec::new(), connected: Vec::new() })
+            Some(EndpointStatus { name: config.name.to_string(), health, admin, reason, resolved: Vec::new(), connected: Vec::new(), dns: None })
         };
         (0..self.failover.len()).filter_map(|i| u16::try_from(i).ok()).filter_map(|i| row(EndpointId(i))).collect()
     }

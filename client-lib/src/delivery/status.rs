@@ -55,6 +55,21 @@ pub struct EndpointStatus {
     pub resolved: Vec<String>,
     /// Addresses connected to now.
     pub connected: Vec<String>,
+    /// What is known of its name; none: it is configured by its address.
+    pub dns: Option<NameStatus>,
+}
+
+/// What DNS says of a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NameStatus {
+    /// The name.
+    pub name: String,
+    /// Seconds since the last good answer; none: there was none.
+    pub age_seconds: Option<u64>,
+    /// How long that answer counts, in seconds.
+    pub ttl_seconds: u64,
+    /// The last failure, if look-ups fail now.
+    pub error: Option<String>,
 }
 
 impl DestinationStatus {

@@ -10,7 +10,9 @@ use crate::limits::ENDPOINTS_MAX;
 pub mod backoff;
 pub mod failover;
 pub mod health;
+pub mod names;
 mod place;
+pub mod pool;
 
 /// What an ended attempt says about its endpoint (from `delivery::verdict`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +119,17 @@ pub(crate) mod fixture {
         let health = HealthSettings::of(probe);
         let endpoint = |name: &&str| {
             let (host, ae_title) = (format!("{name}.example.org"), "PACS".to_owned());
-            Arc::new(Endpoint { name: (*name).into(), host, port: 104, ae_title, tls: None, weight: 1, health: health.clone() })
+            Arc::new(Endpoint {
+                name: (*name).into(),
+                host,
+                port: 104,
+                finding: Finding::Any,
+                tier: 0,
+                ae_title,
+                tls: None,
+                weight: 1,
+                health: health.clone(),
+            })
         };
         Destination {
             name: "there".into(),

@@ -3,12 +3,17 @@
 //! Dropping an attempt's future aborts its connection. A connection that saw a time-out, a wrong answer or a fault is closed, never reused.
 //! Errors: none; failures are outcomes.
 
+use crate::config::Destination;
+use crate::delivery::status::NameStatus;
 use crate::delivery::{Outcome, Phase};
 use crate::ids::EndpointId;
 use crate::spool::Envelope;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// A boxed future.
 pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -47,6 +52,21 @@ pub trait Courier: Send + Sync + 'static {
     }
     /// Addresses connected to now.
     fn connected(&self, endpoint: EndpointId) -> Vec<SocketAddr>;
-    /// Addresses its name resolved to last.
+    /// Addresses its name stands for.
     fn resolved(&self, endpoint: EndpointId) -> Vec<SocketAddr>;
+    /// What is known of its name; none: it is configured by its address.
+    fn name(&self, _endpoint: EndpointId) -> Option<NameStatus> {
+        None
+    }
+    /// Has `changed` notified whenever DNS answers differently about one of its endpoints: then `regroup` is called.
+    fn tell_to(&self, _changed: &Arc<Notify>) {}
+    /// Lets go of connections to addresses that their name has no longer. If a pool has other members now, returns the destination as it is now with
+    /// its courier; what stays keeps its connections, attempts in flight end on this one.
+    fn regroup(&self) -> Option<(Arc<Destination>, Arc<dyn Courier>)> {
+        None
+    }
+    /// Returns when something is known of every pool, or at the deadline.
+    fn pools_known(&self, _deadline: Instant) -> Boxed<()> {
+        Box::pin(async {})
+    }
 }

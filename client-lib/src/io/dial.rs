@@ -3,65 +3,134 @@
 //! wrong here happened before a byte of a message left: the outcome is always `NotSent` with its phase.
 //! Errors: `Outcome::NotSent`, with a cause that says where and what to look at.
 
-use crate::config::Endpoint;
+use crate::config::{Endpoint, Finding, Names};
+use crate::delivery::status::NameStatus;
 use crate::delivery::{Outcome, Phase};
+use crate::endpoint::pool::Service;
+use crate::io::lookup::Dns;
+use crate::io::resolve::{Followed, Resolver};
 use crate::io::stream::{self, Stream};
 use crate::io::tls::ClientTls;
 use crate::limits;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-/// Connects to one endpoint again and again, and knows what its name resolved to last.
+/// Connects to one endpoint again and again, by what its name stands for then.
 #[derive(Debug)]
 pub struct Dialer {
     endpoint: Arc<Endpoint>,
     tls: Option<ClientTls>,
-    resolved: Mutex<Vec<SocketAddr>>,
+    sought: Sought,
+    /// The address that took the last connection: tried first as long as the name has it.
+    took: Mutex<Option<IpAddr>>,
+}
+
+#[derive(Debug)]
+enum Sought {
+    Host(Arc<Followed<IpAddr>>),
+    /// Its members are endpoints of their own; until they are known, nothing can be reached.
+    Service(Arc<Followed<Service>>),
 }
 
 impl Dialer {
-    /// For one endpoint.
+    /// For one endpoint, whose name is looked up from now on. Must be called inside a tokio runtime, unless it has an address.
     #[must_use]
-    pub fn new(endpoint: Arc<Endpoint>, tls: Option<ClientTls>) -> Dialer {
-        Dialer { endpoint, tls, resolved: Mutex::default() }
+    pub fn new(endpoint: Arc<Endpoint>, tls: Option<ClientTls>, resolver: &Resolver) -> Dialer {
+        let sought = match endpoint.finding {
+            Finding::Srv => Sought::Service(resolver.follow_service(&endpoint.host)),
+            Finding::Any | Finding::Each => Sought::Host(resolver.follow(&endpoint.host)),
+        };
+        Dialer { endpoint, tls, sought, took: Mutex::default() }
     }
 
     /// A new connection. A resolver that fails or hangs does not stop it while an earlier answer is known.
     /// # Errors
     /// `Outcome::NotSent`.
     pub async fn dial(&self, deadline: Instant) -> Result<Stream, Outcome> {
-        let addresses = self.addresses(deadline, |until| resolve(&self.endpoint.host, self.endpoint.port, until)).await?;
-        connect(&addresses, &self.endpoint.address(), self.tls.as_ref(), deadline).await
+        self.dial_with(self.tls.as_ref(), deadline).await
     }
 
-    /// What `resolve` finds, or what it found last. A known answer leaves it half of the time: the other half is for connecting.
-    async fn addresses<F>(&self, deadline: Instant, resolve: impl FnOnce(Instant) -> F) -> Result<Vec<SocketAddr>, Outcome>
-    where
-        F: Future<Output = Result<Vec<SocketAddr>, Outcome>>,
-    {
-        let known = self.resolved();
-        let now = Instant::now();
-        let until = if known.is_empty() { deadline } else { now + deadline.saturating_duration_since(now) / 2 };
-        match resolve(until).await {
-            Ok(addresses) => {
-                self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&addresses);
-                Ok(addresses)
+    /// The same without TLS, whatever the endpoint speaks: for a probe of the way there.
+    /// # Errors
+    /// `Outcome::NotSent`.
+    pub async fn dial_plain(&self, deadline: Instant) -> Result<Stream, Outcome> {
+        self.dial_with(None, deadline).await
+    }
+
+    async fn dial_with(&self, tls: Option<&ClientTls>, deadline: Instant) -> Result<Stream, Outcome> {
+        let addresses = self.addresses(deadline).await?;
+        let connected = connect(&addresses, &self.endpoint.address(), tls, deadline).await;
+        match (&connected, &self.sought) {
+            (Ok(stream), _) => *self.took.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.peer().ip()),
+            (Err(_), Sought::Host(followed)) => followed.suspect(),
+            (Err(_), Sought::Service(_)) => {}
+        }
+        connected
+    }
+
+    /// Where to connect now.
+    async fn addresses(&self, deadline: Instant) -> Result<Vec<SocketAddr>, Outcome> {
+        let host = &self.endpoint.host;
+        let followed = match &self.sought {
+            Sought::Host(followed) => followed,
+            Sought::Service(followed) => {
+                let unknown = followed.known(deadline).await.err().flatten();
+                let why =
+                    unknown.map_or_else(|| "its records have just been found".to_owned(), |why| format!("{why}; check the records and the DNS"));
+                return Err(not_sent(Phase::Resolve, format!("{host}: {why}"), false));
             }
-            Err(failure) if known.is_empty() => Err(failure),
-            Err(_) => Ok(known),
+        };
+        let found = followed.known(deadline).await;
+        let mut found = found.map_err(|why| match why {
+            Some(why) => not_sent(Phase::Resolve, format!("{host} did not resolve: {why}; check the name and the DNS"), false),
+            None => not_sent(Phase::Resolve, format!("{host} did not resolve in time; check the DNS servers of this machine"), true),
+        })?;
+        let took = *self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = found.iter().position(|ip| Some(*ip) == took) {
+            found[..=at].rotate_right(1);
+        }
+        Ok(found.into_iter().map(|ip| SocketAddr::new(ip, self.endpoint.port)).collect())
+    }
+
+    /// Whether a connection to this address may be kept: the name still stands for it, or nothing is known.
+    #[must_use]
+    pub fn is_current(&self, peer: SocketAddr) -> bool {
+        match &self.sought {
+            Sought::Host(followed) => followed.is_current(&peer.ip()),
+            Sought::Service(_) => true,
         }
     }
 
-    /// What the name resolved to last.
+    /// What the name stands for.
     #[must_use]
     pub fn resolved(&self) -> Vec<SocketAddr> {
-        self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        match &self.sought {
+            Sought::Host(followed) => followed.records().into_iter().map(|ip| SocketAddr::new(ip, self.endpoint.port)).collect(),
+            Sought::Service(_) => Vec::new(),
+        }
+    }
+
+    /// What is known of the name; none: it is an address.
+    #[must_use]
+    pub fn name(&self) -> Option<NameStatus> {
+        match &self.sought {
+            Sought::Host(followed) => followed.status(),
+            Sought::Service(followed) => followed.status(),
+        }
+    }
+
+    /// Has `listener` notified of every other answer of DNS.
+    pub fn tell_to(&self, listener: &Arc<Notify>) {
+        match &self.sought {
+            Sought::Host(followed) => followed.tell_to(listener),
+            Sought::Service(followed) => followed.tell_to(listener),
+        }
     }
 }
 
@@ -73,42 +142,19 @@ pub async fn dial(endpoint: &Endpoint, tls: Option<&ClientTls>, deadline: Instan
     connect(&addresses, &endpoint.address(), tls, deadline).await
 }
 
-/// Every address of a name, in the order the system prefers. An address stands for itself, without a look-up.
+/// Every address of a name, looked up once as the system says. An address stands for itself, without a look-up.
 /// # Errors
 /// `Outcome::NotSent` in the phase `Resolve`.
 pub async fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, Outcome> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    let name = host.to_owned();
-    resolve_by(host, deadline, move || (name.as_str(), port).to_socket_addrs().map(Iterator::collect)).await
-}
-
-/// `resolve` with the look-up as an argument, so that the tests need no resolver.
-async fn resolve_by(
-    host: &str,
-    deadline: Instant,
-    look_up: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
-) -> Result<Vec<SocketAddr>, Outcome> {
-    static UNDER_WAY: OnceLock<Arc<Semaphore>> = OnceLock::new();
-    let slots = UNDER_WAY.get_or_init(|| Arc::new(Semaphore::new(limits::LOOKUPS_MAX))).clone();
-    let answer = timeout_at(deadline, async move {
-        let slot = slots.acquire_owned().await.map_err(io::Error::other)?;
-        let looked_up = tokio::task::spawn_blocking(move || {
-            // The slot stays taken until the system lets go of the thread, even when nobody waits any more.
-            let _slot = slot;
-            look_up()
-        });
-        looked_up.await.map_err(io::Error::other)?
-    })
-    .await;
-    match answer {
-        Ok(Ok(addresses)) if addresses.is_empty() => {
-            Err(not_sent(Phase::Resolve, format!("{host} has no address; check the name and the DNS"), false))
-        }
-        Ok(Ok(addresses)) => Ok(addresses),
-        Ok(Err(error)) => Err(not_sent(Phase::Resolve, format!("{host} did not resolve: {error}; check the name and the DNS"), false)),
-        Err(_) => Err(not_sent(Phase::Resolve, format!("{host} did not resolve in time; check the DNS servers of this machine"), true)),
+    let failed = |why: String, timeout| not_sent(Phase::Resolve, format!("{host} did not resolve{why}; check the name and the DNS"), timeout);
+    let dns = Dns::new(&Names::default()).map_err(|error| failed(format!(": {error}"), false))?;
+    match timeout_at(deadline, Arc::new(dns).addresses(host)).await {
+        Ok(Ok(found)) => Ok(found.records.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()),
+        Ok(Err(why)) => Err(failed(format!(": {why}"), false)),
+        Err(_) => Err(failed(" in time".to_owned(), true)),
     }
 }
 
@@ -179,6 +225,8 @@ fn not_sent(phase: Phase, cause: String, timeout: bool) -> Outcome {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::config::{NameServer, Transport};
+    use crate::event::Events;
     use std::time::Duration;
 
     fn addresses(ends: &[u8]) -> Vec<SocketAddr> {
@@ -225,48 +273,41 @@ mod tests {
         assert_eq!(took, Duration::from_secs(5));
     }
 
+    fn dialer(host: &str, finding: Finding) -> Dialer {
+        let health = crate::config::endpoint::default_health(crate::keys::Protocol::Dicom);
+        let endpoint =
+            Endpoint { name: "a".into(), host: host.to_owned(), port: 104, finding, tier: 0, ae_title: String::new(), tls: None, weight: 1, health };
+        let (stopper, stop) = crate::io::stop::Stop::new();
+        std::mem::forget(stopper);
+        // Nobody listens there: what only DNS could know is not found.
+        let nowhere = NameServer { address: ([127, 0, 0, 1], 9).into(), transport: Transport::Udp };
+        let resolver = Resolver::new(&Names { servers: vec![nowhere], ..Names::default() }, Events::none(), stop).unwrap();
+        Dialer::new(Arc::new(endpoint), None, &resolver)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
     #[tokio::test]
     async fn looking_up_has_its_own_phase() {
-        let soon = || Instant::now() + Duration::from_secs(5);
         assert_eq!(resolve("::1", 104, soon()).await.unwrap(), ["[::1]:104".parse().unwrap()]);
-        let fail = |found: io::Result<Vec<SocketAddr>>| async move { resolve_by("pacs", soon(), || found).await.unwrap_err() };
-        let outcome = fail(Err(io::Error::other("SERVFAIL"))).await;
-        let Outcome::NotSent { phase: Phase::Resolve, cause, timeout: false, .. } = outcome else { panic!("{outcome:?}") };
-        assert!(cause.contains("pacs did not resolve: SERVFAIL"), "{cause}");
-        assert_eq!(fail(Ok(Vec::new())).await.phase(), Phase::Resolve);
+        let outcome = dialer("pacs.example.org", Finding::Any).dial(soon()).await.map(|_| ()).unwrap_err();
+        let Outcome::NotSent { phase: Phase::Resolve, cause, stale: false, .. } = outcome else { panic!("{outcome:?}") };
+        assert!(cause.contains("pacs.example.org did not resolve: "), "{cause}");
+        let outcome = dialer("_dicom._tcp.example.org", Finding::Srv).dial(soon()).await.map(|_| ()).unwrap_err();
+        assert_eq!(outcome.phase(), Phase::Resolve);
     }
 
     #[tokio::test]
-    async fn a_hanging_resolver_is_given_up_at_the_deadline() {
-        let (release, hang) = std::sync::mpsc::channel::<()>();
-        let deadline = Instant::now() + Duration::from_millis(50);
-        let outcome = resolve_by("pacs", deadline, move || {
-            let _ = hang.recv();
-            Ok(Vec::new())
-        });
-        let outcome = outcome.await.unwrap_err();
-        assert!(matches!(outcome, Outcome::NotSent { phase: Phase::Resolve, timeout: true, .. }), "{outcome:?}");
-        drop(release);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_failing_resolver_does_not_take_the_last_answer_away() {
-        let health = crate::config::endpoint::default_health(crate::keys::Protocol::Dicom);
-        let (name, host) = ("a".into(), "pacs".to_owned());
-        let dialer = Dialer::new(Arc::new(Endpoint { name, host, port: 104, ae_title: String::new(), tls: None, weight: 1, health }), None);
-        let within = || Instant::now() + Duration::from_secs(4);
-        let fail = |_| async { Err(not_sent(Phase::Resolve, "SERVFAIL".to_owned(), false)) };
-        let hang = |until| async move {
-            tokio::time::sleep_until(until).await;
-            Err(not_sent(Phase::Resolve, "no answer".to_owned(), true))
-        };
-        assert!(dialer.addresses(within(), fail).await.is_err(), "nothing is known yet");
-        assert_eq!(dialer.addresses(within(), |_| async { Ok(addresses(&[1, 2])) }).await.unwrap(), addresses(&[1, 2]));
-        assert_eq!(dialer.addresses(within(), fail).await.unwrap(), addresses(&[1, 2]));
-        let begun = Instant::now();
-        assert_eq!(dialer.addresses(within(), hang).await.unwrap(), addresses(&[1, 2]));
-        assert_eq!(begun.elapsed(), Duration::from_secs(2), "half of the time is left for connecting");
-        assert_eq!(dialer.addresses(within(), |_| async { Ok(addresses(&[4])) }).await.unwrap(), addresses(&[4]));
-        assert_eq!(dialer.resolved(), addresses(&[4]));
+    async fn the_address_that_took_the_last_connection_is_tried_first() {
+        let dialer = dialer("localhost", Finding::Any);
+        let both = dialer.addresses(soon()).await.unwrap();
+        assert!(both.len() > 1 || both[0].ip().is_loopback(), "{both:?}");
+        let last = *both.last().unwrap();
+        *dialer.took.lock().unwrap() = Some(last.ip());
+        assert_eq!(dialer.addresses(soon()).await.unwrap()[0], last);
+        assert!(dialer.is_current(last) && !dialer.is_current(addresses(&[1])[0]));
+        assert_eq!(dialer.resolved().len(), both.len());
     }
 }

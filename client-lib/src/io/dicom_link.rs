@@ -9,6 +9,7 @@
 //! Errors: outcomes.
 
 use crate::config::{self, CallingAe, Ordering};
+use crate::delivery::status::NameStatus;
 use crate::delivery::{Outcome, Phase};
 use crate::dicom::dimse::StoreRq;
 use crate::dicom::negotiate::is_ae_title;
@@ -16,12 +17,15 @@ use crate::dicom::uid;
 use crate::event::Events;
 use crate::ids::{DestinationId, EndpointId};
 use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
+use crate::io::dial::Dialer;
 use crate::io::dicom_body::{Body, BodyError};
 use crate::io::dicom_open::{self, Need, Opened};
 use crate::io::dicom_pool::{Found, Lease, Place, Seat};
 use crate::io::dicom_probe;
 use crate::io::dicom_scu::{Job, Settings};
 use crate::io::in_place;
+use crate::io::pools::Pools;
+use crate::io::resolve::Resolver;
 use crate::io::tls::ClientTls;
 use crate::keys::{Key, Keys};
 use crate::limits::{CLOSE_WAIT, CONTEXTS_MAX, CONTEXTS_PEEK_MAX, CONTEXTS_REMEMBERED_MAX};
@@ -29,7 +33,7 @@ use crate::spool::{Envelope, Spool};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Calling AE title where the sender's own is to be passed on and cannot be.
@@ -41,7 +45,9 @@ pub struct DicomCourier(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    /// With the members of its pools.
     destination: Arc<config::Destination>,
+    pools: Arc<Pools>,
     spool: Arc<Spool>,
     seats: Vec<Arc<Seat>>,
     /// Sent lately: calling AE title, SOP class, transfer syntax; the latest first.
@@ -49,14 +55,18 @@ struct Shared {
 }
 
 impl DicomCourier {
-    /// A courier for a destination; `tls` as long as its endpoints.
+    /// A courier for a destination; `tls` as long as its endpoints. Must be called inside a tokio runtime if an endpoint has a name.
     #[must_use]
-    pub fn new(destination: Arc<config::Destination>, tls: Vec<Option<ClientTls>>, spool: Arc<Spool>, _events: Events) -> Self {
-        let mut tls = tls.into_iter();
-        let seat = |endpoint: &Arc<config::Endpoint>| Arc::new(Seat::new(endpoint.clone(), tls.next().flatten()));
-        let seats = destination.endpoints.iter().map(seat).collect();
-        Self(Arc::new(Shared { destination, spool, seats, seen: Mutex::default() }))
+    pub fn new(destination: Arc<config::Destination>, tls: Vec<Option<ClientTls>>, spool: Arc<Spool>, events: Events, resolver: &Resolver) -> Self {
+        let pools = Arc::new(Pools::new(destination.clone(), tls, resolver, events));
+        let seats = destination.endpoints.iter().map(|endpoint| seat(endpoint, &pools)).collect();
+        Self(Arc::new(Shared { destination, pools, spool, seats, seen: Mutex::default() }))
     }
+}
+
+fn seat(endpoint: &Arc<config::Endpoint>, pools: &Pools) -> Arc<Seat> {
+    let dialer = Dialer::new(endpoint.clone(), pools.tls_of(endpoint), pools.resolver());
+    Arc::new(Seat::new(endpoint.clone(), dialer))
 }
 
 impl Shared {
@@ -294,6 +304,34 @@ impl Courier for DicomCourier {
 
     fn resolved(&self, endpoint: EndpointId) -> Vec<SocketAddr> {
         self.0.seats.get(endpoint.index()).map(|seat| seat.dialer.resolved()).unwrap_or_default()
+    }
+
+    fn name(&self, endpoint: EndpointId) -> Option<NameStatus> {
+        self.0.seats.get(endpoint.index())?.dialer.name()
+    }
+
+    fn tell_to(&self, changed: &Arc<Notify>) {
+        self.0.pools.tell_to(changed);
+        self.0.seats.iter().for_each(|seat| seat.dialer.tell_to(changed));
+    }
+
+    fn regroup(&self) -> Option<(Arc<config::Destination>, Arc<dyn Courier>)> {
+        self.0.seats.iter().for_each(|seat| seat.let_old_go());
+        let now = self.0.pools.changed_from(&self.0.destination)?;
+        let (old, pools) = (&self.0.seats, self.0.pools.clone());
+        let stays = |endpoint: &config::Endpoint| old.iter().find(|seat| seat.endpoint.is_same_place(endpoint)).cloned();
+        let seats: Vec<Arc<Seat>> = now.endpoints.iter().map(|endpoint| stays(endpoint).unwrap_or_else(|| seat(endpoint, &pools))).collect();
+        for gone in old.iter().filter(|old| !seats.iter().any(|seat| Arc::ptr_eq(seat, old))) {
+            gone.let_go();
+        }
+        let seen = Mutex::new(self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let shared = Shared { destination: now.clone(), pools, spool: self.0.spool.clone(), seats, seen };
+        Some((now, Arc::new(Self(Arc::new(shared)))))
+    }
+
+    fn pools_known(&self, deadline: Instant) -> Boxed<()> {
+        let pools = self.0.pools.clone();
+        Box::pin(async move { pools.known(deadline).await })
     }
 }
 

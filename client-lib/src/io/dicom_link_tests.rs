@@ -36,6 +36,8 @@ fn destination(peer: &Peer) -> Destination {
         name: "a".into(),
         host: peer.address.ip().to_string(),
         port: peer.address.port(),
+        finding: crate::config::Finding::Any,
+        tier: 0,
         ae_title: "PACS".into(),
         tls: None,
         weight: 1,
@@ -79,7 +81,7 @@ async fn rig(script: Script, settings: impl FnOnce(&mut Destination)) -> Rig {
     let (spool, _) = Spool::open(Directory::open(folder.path()).unwrap(), settings, Events::none()).unwrap();
     let spool = Arc::new(spool);
     let destination = spool.destination("pacs").unwrap();
-    let courier = DicomCourier::new(Arc::new(config), vec![None], spool.clone(), Events::none());
+    let courier = DicomCourier::new(Arc::new(config), vec![None], spool.clone(), Events::none(), &resolver());
     Rig { courier, spool, destination, peer, _folder: folder }
 }
 
@@ -418,4 +420,8 @@ fn a_rejected_probe_names_the_remedy_that_fits() {
     for reason in [1, 2] {
         assert!(told(3, reason).contains("no more associations") && !told(3, reason).contains("AE title"), "{}", told(3, reason));
     }
+}
+
+fn resolver() -> Resolver {
+    Resolver::new(&crate::config::Names::default(), Events::none(), crate::io::stop::Stop::new().1).unwrap()
 }

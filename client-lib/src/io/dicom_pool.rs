@@ -10,6 +10,7 @@
 //! - Many peers take fewer associations than are configured (DCMTK's `storescp` takes one): they leave further requests unanswered, or turn them down.
 //!   While others of ours are answered there, that is no failure of the endpoint: the pool makes do with what it has, and tries for more after
 //!   `ASSOCIATION_LIMIT_KEPT`.
+//! - An association to an address that the endpoint's name has no longer takes no more objects; it is released when those it has are answered.
 //!
 //! Errors: none; what failed is an outcome of who opened.
 
@@ -20,7 +21,6 @@ use crate::io::dial::Dialer;
 use crate::io::dicom_open::{Fit, Need, Opened};
 use crate::io::dicom_scu::{self, Jobs, Settings};
 use crate::io::http_probe::HttpProbe;
-use crate::io::tls::ClientTls;
 use crate::limits::{ASSOCIATION_LIMIT_KEPT, ASSOCIATION_TURN};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -220,8 +220,8 @@ impl Pool {
 }
 
 impl Seat {
-    pub(crate) fn new(endpoint: Arc<config::Endpoint>, tls: Option<ClientTls>) -> Self {
-        let (name, dialer) = (endpoint.address().into(), Dialer::new(endpoint.clone(), tls));
+    pub(crate) fn new(endpoint: Arc<config::Endpoint>, dialer: Dialer) -> Self {
+        let name = endpoint.address().into();
         let http = HttpProbe::of(&endpoint.health);
         Self { endpoint, name, dialer, http, pool: Mutex::default(), changed: Notify::new() }
     }
@@ -241,6 +241,7 @@ impl Seat {
         let pool = &mut *guard;
         let limit = pool.limit(configured);
         pool.reserved.retain(|ae| pool.waiting.contains_key(ae));
+        pool.links.retain(|link| self.dialer.is_current(link.peer));
         let uses: Vec<Use> = pool.links.iter().map(|link| pool.judge(link, need, after, pool.places >= limit)).collect();
         let free = uses.iter().enumerate().filter_map(|(index, found)| match found {
             Use::Free(context, convert_to) => Some((pool.links[index].in_use, index, *context, *convert_to)),
@@ -374,6 +375,11 @@ impl Seat {
         let mut pool = self.pool();
         pool.links.retain(|link| link.in_use > 0);
         pool.places
+    }
+
+    /// The same with associations to addresses that the name has no longer.
+    pub(crate) fn let_old_go(&self) {
+        self.pool().links.retain(|link| self.dialer.is_current(link.peer));
     }
 
     /// Forgets all associations: each is released when its work ends, and keeps its place until then.

@@ -20,6 +20,7 @@ use crate::ids::{DestinationId, EndpointId, EnvelopeId};
 use crate::io::committer::Committer;
 use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
 use crate::io::stop::Stop;
+use crate::limits::POOL_KNOWN;
 use crate::spool::{Filter, Settlement, Spool, SpoolError, State, UnixMillis};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,6 +72,8 @@ struct Shared {
     events: Events,
     core: Mutex<Core>,
     wake: Arc<Notify>,
+    /// DNS answered differently.
+    renamed: Arc<Notify>,
     /// Synced settlements that became durable since the loop last looked.
     durable: Arc<AtomicU64>,
     cut: AtomicBool,
@@ -100,6 +103,7 @@ impl Driver {
     ) -> Driver {
         let mut engine = Engine::new(destination, fastrand::u64(..), now().at);
         engine.pause(paused);
+        let pools_known = courier.pools_known(Instant::now() + POOL_KNOWN);
         let shared = Arc::new(Shared {
             id,
             spool: Arc::clone(committer.spool()),
@@ -107,13 +111,22 @@ impl Driver {
             events,
             core: Mutex::new(Core { engine, courier, generation: 0, jobs: Vec::new() }),
             wake: Arc::new(Notify::new()),
+            renamed: Arc::new(Notify::new()),
             durable: Arc::new(AtomicU64::new(0)),
             cut: AtomicBool::new(false),
             #[cfg(test)]
             broken: AtomicBool::new(false),
             done: watch::Sender::new(false),
         });
-        tokio::spawn(supervise(Arc::clone(&shared), stop));
+        shared.core().courier.tell_to(&shared.renamed);
+        let running = Arc::clone(&shared);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = pools_known => running.regroup(),
+                () = stop.wait() => {}
+            }
+            supervise(running, stop).await;
+        });
         Driver(shared)
     }
 
@@ -134,6 +147,7 @@ impl Driver {
             let Ok(index) = u16::try_from(index) else { continue };
             row.resolved = core.courier.resolved(EndpointId(index)).iter().map(ToString::to_string).collect();
             row.connected = core.courier.connected(EndpointId(index)).iter().map(ToString::to_string).collect();
+            row.dns = core.courier.name(EndpointId(index));
         }
         let destination = core.engine.destination();
         let reason = if core.engine.is_paused() { format!("paused by an operator; {reason}") } else { reason };
@@ -191,13 +205,8 @@ impl Driver {
 
     /// Takes new settings and a new courier, live; attempts in flight end on the old one.
     pub async fn reconfigure(&self, destination: Arc<config::Destination>, courier: Arc<dyn Courier>) {
-        let mut core = self.0.core();
-        // What the engine asked for under the old settings names old endpoints: done before they change.
-        self.0.perform(&mut core);
-        core.engine.reconfigure(destination, now());
-        core.courier = courier;
-        core.generation += 1;
-        drop(core);
+        let (destination, courier) = courier.regroup().unwrap_or((destination, courier));
+        self.0.change(&mut self.0.core(), destination, courier);
         self.0.wake.notify_one();
     }
 
@@ -235,6 +244,23 @@ enum Ended {
 impl Shared {
     fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// DNS answered differently: connections to old addresses end, members of pools come and go.
+    fn regroup(&self) {
+        let mut core = self.core();
+        if let Some((destination, courier)) = core.courier.regroup() {
+            self.change(&mut core, destination, courier);
+        }
+    }
+
+    fn change(&self, core: &mut Core, destination: Arc<config::Destination>, courier: Arc<dyn Courier>) {
+        // What the engine asked for under the old settings names old endpoints: done before they change.
+        self.perform(core);
+        core.engine.reconfigure(destination, now());
+        courier.tell_to(&self.renamed);
+        core.courier = courier;
+        core.generation += 1;
     }
 
     /// Does what the engine asks for; what needs a task of its own joins `Core::jobs`.
@@ -454,6 +480,7 @@ async fn deliver(shared: Arc<Shared>, stop: Stop) {
                 }
             }
             () = shared.wake.notified() => shared.core().engine.kicked(),
+            () = shared.renamed.notified() => shared.regroup(),
             () = sleep_until(next) => {}
             () = &mut stopped, if !stopping => {
                 stopping = true;

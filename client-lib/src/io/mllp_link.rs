@@ -2,10 +2,11 @@
 //!
 //! Rules: connections are kept open between messages, at most `associations` per endpoint, and released after `idle_release`; before one is used again
 //! it is looked at (`mllp_exchange`), and a dead one is replaced without counting as a failure. A time-out, a wrong answer or a fault closes the
-//! connection. Content is read from the spool in chunks, so a large message costs one chunk.
+//! connection; one to an address that its name has no longer is closed when the message in flight has ended. Content is read from the spool in chunks, so a large message costs one chunk.
 //! Errors: none; failures are outcomes. Answers to earlier messages become notes in their stories, and an alarm if they are negative.
 
 use crate::config::{Destination, Endpoint, Probe};
+use crate::delivery::status::NameStatus;
 use crate::delivery::{AckCode, Outcome, Phase};
 use crate::event::{Event, Events};
 use crate::hl7::message::Message;
@@ -14,6 +15,8 @@ use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
 use crate::io::dial::{self, Dialer};
 use crate::io::http_probe::HttpProbe;
 use crate::io::mllp_exchange::{Dispatch, LateAnswer, Link, Source, silent};
+use crate::io::pools::Pools;
+use crate::io::resolve::Resolver;
 use crate::io::tls::ClientTls;
 use crate::keys::Key;
 use crate::limits::MLLP_BLOCK_BYTES_DEFAULT;
@@ -26,6 +29,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// How often idle connections are looked at: a peer that closed shows within this time, and not only at the next message.
@@ -39,8 +43,10 @@ pub struct MllpCourier {
 
 #[derive(Debug)]
 struct Shared {
+    /// With the members of its pools.
     destination: Arc<Destination>,
-    posts: Vec<Post>,
+    pools: Arc<Pools>,
+    posts: Vec<Arc<Post>>,
     spool: Arc<Spool>,
     events: Events,
     /// The task that looks at idle connections runs.
@@ -66,7 +72,7 @@ struct Kept {
     link: Link,
     since: Instant,
     drains: u64,
-    _place: Place,
+    place: Place,
 }
 
 /// An entry in the list of open connections; leaves it when dropped.
@@ -97,20 +103,31 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl MllpCourier {
-    /// `tls` has one entry per endpoint.
+    /// `tls` has one entry per endpoint. Must be called inside a tokio runtime if an endpoint has a name.
     #[must_use]
-    pub fn new(destination: Arc<Destination>, tls: Vec<Option<ClientTls>>, spool: Arc<Spool>, events: Events) -> Self {
-        let tls = tls.into_iter().chain(std::iter::repeat(None));
-        let post = |(endpoint, tls): (&Arc<Endpoint>, Option<ClientTls>)| Post {
+    pub fn new(destination: Arc<Destination>, tls: Vec<Option<ClientTls>>, spool: Arc<Spool>, events: Events, resolver: &Resolver) -> Self {
+        let pools = Arc::new(Pools::new(destination.clone(), tls, resolver, events.clone()));
+        let posts = destination.endpoints.iter().map(|endpoint| Arc::new(Post::new(endpoint, &pools))).collect();
+        Self { shared: Arc::new(Shared { destination, pools, posts, spool, events, watched: AtomicBool::new(false) }) }
+    }
+}
+
+impl Post {
+    fn new(endpoint: &Arc<Endpoint>, pools: &Pools) -> Self {
+        Self {
             endpoint: endpoint.clone(),
-            dialer: Dialer::new(endpoint.clone(), tls),
+            dialer: Dialer::new(endpoint.clone(), pools.tls_of(endpoint), pools.resolver()),
             http: HttpProbe::of(&endpoint.health),
             idle: Mutex::default(),
             open: Arc::default(),
             drains: AtomicU64::new(0),
-        };
-        let posts = destination.endpoints.iter().zip(tls).map(post).collect();
-        Self { shared: Arc::new(Shared { destination, posts, spool, events, watched: AtomicBool::new(false) }) }
+        }
+    }
+
+    /// Closes idle connections to addresses that the name has no longer.
+    fn let_old_go(&self) {
+        let old: Vec<Kept> = locked(&self.idle).extract_if(.., |kept| !self.dialer.is_current(kept.place.address)).collect();
+        drop(old); // dropping closes: nothing is outstanding on an idle connection
     }
 }
 
@@ -138,6 +155,36 @@ impl Courier for MllpCourier {
 
     fn resolved(&self, endpoint: EndpointId) -> Vec<SocketAddr> {
         self.shared.posts.get(endpoint.index()).map(|post| post.dialer.resolved()).unwrap_or_default()
+    }
+
+    fn name(&self, endpoint: EndpointId) -> Option<NameStatus> {
+        self.shared.posts.get(endpoint.index())?.dialer.name()
+    }
+
+    fn tell_to(&self, changed: &Arc<Notify>) {
+        self.shared.pools.tell_to(changed);
+        self.shared.posts.iter().for_each(|post| post.dialer.tell_to(changed));
+    }
+
+    fn regroup(&self) -> Option<(Arc<Destination>, Arc<dyn Courier>)> {
+        self.shared.posts.iter().for_each(|post| post.let_old_go());
+        let now = self.shared.pools.changed_from(&self.shared.destination)?;
+        let (old, pools) = (&self.shared.posts, self.shared.pools.clone());
+        let post = |endpoint: &Arc<Endpoint>| {
+            let stays = old.iter().find(|post| post.endpoint.is_same_place(endpoint)).cloned();
+            stays.unwrap_or_else(|| Arc::new(Post::new(endpoint, &pools)))
+        };
+        let posts = now.endpoints.iter().map(post).collect();
+        let (spool, events) = (self.shared.spool.clone(), self.shared.events.clone());
+        let shared = Arc::new(Shared { destination: now.clone(), pools: pools.clone(), posts, spool, events, watched: AtomicBool::new(true) });
+        // Connections that came along are looked at by the new one.
+        tokio::spawn(watch(Arc::downgrade(&shared)));
+        Some((now, Arc::new(Self { shared })))
+    }
+
+    fn pools_known(&self, deadline: Instant) -> Boxed<()> {
+        let pools = self.shared.pools.clone();
+        Box::pin(async move { pools.known(deadline).await })
     }
 }
 
@@ -172,7 +219,7 @@ impl Shared {
     async fn idle_link(&self, post: &Post, control_id: &[u8]) -> Option<Kept> {
         loop {
             let mut kept = locked(&post.idle).pop()?;
-            let good = !kept.link.knows(control_id) && kept.link.look().await;
+            let good = post.dialer.is_current(kept.place.address) && !kept.link.knows(control_id) && kept.link.look().await;
             self.note(post, kept.link.take_late());
             if good && !kept.link.knows(control_id) {
                 return Some(kept);
@@ -184,13 +231,17 @@ impl Shared {
         let drains = post.drains.load(Ordering::Acquire);
         let stream = post.dialer.dial(deadline).await?;
         let place = Place::new(stream.peer(), &post.open);
-        Ok(Kept { link: Link::new(stream, post.endpoint.address()), since: Instant::now(), drains, _place: place })
+        Ok(Kept { link: Link::new(stream, post.endpoint.address()), since: Instant::now(), drains, place })
     }
 
     /// Puts a connection back if another message can use it.
     fn keep(self: &Arc<Self>, endpoint: EndpointId, mut kept: Kept) {
         let Some(post) = self.posts.get(endpoint.index()) else { return };
-        if !kept.link.is_fit() || kept.drains != post.drains.load(Ordering::Acquire) || self.destination.idle_release.is_zero() {
+        if !kept.link.is_fit()
+            || !post.dialer.is_current(kept.place.address)
+            || kept.drains != post.drains.load(Ordering::Acquire)
+            || self.destination.idle_release.is_zero()
+        {
             return;
         }
         kept.since = Instant::now();
@@ -264,7 +315,7 @@ impl Shared {
         match &health.probe {
             // A question of DICOM says nothing about an HL7 receiver; the configuration does not let it through.
             Probe::Tcp | Probe::DicomEcho | Probe::DicomStore { .. } | Probe::Http(_) => {
-                let stream = dial::dial(&post.endpoint, None, deadline).await.map_err(failure)?;
+                let stream = post.dialer.dial_plain(deadline).await.map_err(failure)?;
                 crate::io::stream::close(stream).await;
                 Ok(())
             }

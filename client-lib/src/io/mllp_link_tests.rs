@@ -71,7 +71,7 @@ impl Bench {
         );
         let read = read_client(Reading::new(&text, folder.path(), &|_| None)).unwrap();
         let destination = read.destinations[0].clone();
-        let courier = MllpCourier::new(destination, vec![None], spool.clone(), Events::none());
+        let courier = MllpCourier::new(destination, vec![None], spool.clone(), Events::none(), &resolver());
         Self { _folder: folder, spool, courier }
     }
 
@@ -176,4 +176,8 @@ fn files_of_editors_are_made_ready() {
     assert_eq!(from_file(b"MSH|a\nPID|b\n".to_vec()), b"MSH|a\rPID|b\r");
     assert_eq!(from_file(b"MSH|a\rOBX|l1\nl2\r".to_vec()), b"MSH|a\rOBX|l1\nl2\r");
     assert_eq!(from_file(b"\x0bMSH|a\rPID|b\r\x1c\r\n".to_vec()), b"MSH|a\rPID|b\r");
+}
+
+fn resolver() -> Resolver {
+    Resolver::new(&crate::config::Names::default(), Events::none(), crate::io::stop::Stop::new().1).unwrap()
 }

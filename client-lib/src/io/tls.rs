@@ -17,6 +17,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use tokio::net::TcpStream;
@@ -151,6 +152,14 @@ fn load_client(settings: &TlsClient) -> Result<Loaded<ClientConfig>, TlsError> {
         }
     };
     Ok(Loaded { config: Arc::new(config), expires_at })
+}
+
+/// TLS towards a server whose certificate these authorities vouch for, for its name; nothing of our own is shown.
+/// # Errors
+/// `TlsError`.
+pub(crate) fn authorities_only(ca: &Path) -> Result<ClientConfig, TlsError> {
+    let settings = TlsClient { ca: Some(ca.to_owned()), identity: None, server_name: None, verify: Verify::Full };
+    Ok(load_client(&settings)?.config.as_ref().clone())
 }
 
 struct Server {

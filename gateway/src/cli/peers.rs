@@ -4,7 +4,7 @@
 
 use super::{EXIT_DONE, EXIT_NEGATIVE, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, Failure, answer, answer_json};
 use clap::{Args, Subcommand};
-use everpost_client::config::{Endpoint, HealthSettings, Probe, TlsClient, Verify};
+use everpost_client::config::{Endpoint, Finding, HealthSettings, Probe, TlsClient, Verify};
 use everpost_client::delivery::{AckCode, Outcome};
 use everpost_client::io::dicom_send::{self, Class, SendOptions};
 use everpost_client::io::mllp_link;
@@ -118,6 +118,8 @@ impl How {
             name: url.to_string().into(),
             host: url.host.clone(),
             port: url.port,
+            finding: Finding::Any,
+            tier: 0,
             ae_title: url.ae_title.clone(),
             tls: self.tls(url)?,
             weight: 1,

@@ -6,7 +6,7 @@ use super::{ApplicationAck, Config, Duplicates, Listener, Network, routes};
 use everpost_client::config::destination;
 use everpost_client::config::read::{Reading, Section, TlsUse};
 use everpost_client::config::shape::{Default, Kind, Shape, field, later};
-use everpost_client::config::shapes::{DESTINATION, DRILL, ENDPOINT, HEALTH, RETRY, SPOOL, TLS_CLIENT};
+use everpost_client::config::shapes::{DESTINATION, DRILL, ENDPOINT, HEALTH, NAMES, RETRY, SPOOL, TLS_CLIENT};
 use everpost_client::config::{TlsServer, units};
 use everpost_client::keys::Protocol;
 use everpost_client::limits;
@@ -50,16 +50,6 @@ const ADMIN: Shape = Shape {
         Default::Depends("no TCP, only the socket"),
         "where HTTP listens; restart",
     )],
-};
-
-const NAMES: Shape = Shape {
-    title: "[names]",
-    meaning: "Name resolution. In this version the resolver of the operating system is used.",
-    fields: &[
-        later("servers", Kind::Texts("a DNS server, an address or address:port"), Default::Depends("those of the system"), "which servers are asked"),
-        later("max_ttl", Kind::Duration("1s", "1d"), Default::Value("60s"), "the longest an answer is used without asking again"),
-        later("max_stale", Kind::Duration("0s", "30d"), Default::Value("24h"), "how long the last good answer is used when no server answers"),
-    ],
 };
 
 const LISTENER: Shape = Shape {
@@ -161,7 +151,6 @@ pub(super) fn read<'a>(reading: &'a Reading<'a>, document: &'a DeTable<'a>) -> C
     let destinations = destination::destinations(&destination_sections);
     let admin_bind = top.table("admin").and_then(|admin| admin_bind(&admin));
     check_binds(&listener_sections, &listeners, admin_bind);
-    names(&top);
     sites(&top, &destination_sections);
     for (key, missing) in [("listener", listeners.is_empty()), ("destination", destinations.is_empty())] {
         if missing && top.has(key) {
@@ -175,6 +164,7 @@ pub(super) fn read<'a>(reading: &'a Reading<'a>, document: &'a DeTable<'a>) -> C
         stop_timeout: top.duration("stop_timeout"),
         admin_bind,
         spool: destination::spool(top.table("spool").as_ref()),
+        names: destination::names(top.table("names").as_ref()),
         routes: routes::read(&top, &listener_sections, &listeners, &destination_sections, &destinations),
         listeners,
         destinations,
@@ -291,18 +281,6 @@ fn check_binds(sections: &[Section<'_>], listeners: &[Arc<Listener>], admin: Opt
             section.reading().problem(section.place("bind"), format!("{} is taken by {who} already", listener.bind), "choose another port");
         }
         taken.push((listener.bind, format!("listener \"{}\"", listener.name)));
-    }
-}
-
-fn names(top: &Section<'_>) {
-    let Some(table) = top.table("names") else { return };
-    for key in ["max_ttl", "max_stale"] {
-        let _ = table.duration_if(key);
-    }
-    for text in table.texts("servers") {
-        if text.value.parse::<std::net::IpAddr>().is_err() && text.value.parse::<SocketAddr>().is_err() {
-            table.malformed("servers", &text, "it is neither");
-        }
     }
 }
 

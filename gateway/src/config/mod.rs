@@ -13,7 +13,7 @@ pub use network::Network;
 
 use crate::route::Route;
 use everpost_client::config::read::{Notes, Reading, TlsUse};
-use everpost_client::config::{ConfigError, Destination, SpoolSettings, TlsServer, position};
+use everpost_client::config::{ConfigError, Destination, Names, SpoolSettings, TlsServer, position};
 use everpost_client::io::tls::{ClientTls, ServerTls};
 use everpost_client::keys::Protocol;
 use everpost_client::limits;
@@ -122,6 +122,8 @@ pub struct Config {
     pub admin_bind: Option<SocketAddr>,
     /// `[spool]`.
     pub spool: SpoolSettings,
+    /// `[names]`.
+    pub names: Names,
     /// At least one.
     pub listeners: Vec<Arc<Listener>>,
     /// At least one.

@@ -21,7 +21,17 @@ pub(crate) fn destination(protocol: Protocol, names: &[&str]) -> Destination {
     let health = HealthSettings::of(probe);
     let endpoint = |name: &&str| {
         let host = format!("{name}.example.org");
-        Arc::new(Endpoint { name: (*name).into(), host, port: 104, ae_title: "PACS".into(), tls: None, weight: 1, health: health.clone() })
+        Arc::new(Endpoint {
+            name: (*name).into(),
+            host,
+            port: 104,
+            finding: Finding::Any,
+            tier: 0,
+            ae_title: "PACS".into(),
+            tls: None,
+            weight: 1,
+            health: health.clone(),
+        })
     };
     Destination {
         name: "there".into(),

@@ -191,7 +191,17 @@ fn files_that_do_not_load_say_what_to_do() {
 fn endpoint(address: SocketAddr) -> Endpoint {
     let host = address.ip().to_string();
     let health = crate::config::endpoint::default_health(crate::keys::Protocol::Mllp);
-    Endpoint { name: "a".into(), host, port: address.port(), ae_title: String::new(), tls: None, weight: 1, health }
+    Endpoint {
+        name: "a".into(),
+        host,
+        port: address.port(),
+        finding: crate::config::Finding::Any,
+        tier: 0,
+        ae_title: String::new(),
+        tls: None,
+        weight: 1,
+        health,
+    }
 }
 
 #[tokio::test]
