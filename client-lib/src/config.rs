@@ -202,13 +202,37 @@ pub struct HealthSettings {
     pub fall: u16,
     /// Good probes in a row that bring it up. Default 2.
     pub rise: u16,
+    /// What follows from slow answers. Default `Warn`.
+    pub slow: OnSlow,
+    /// Answers that take longer are slow; `None`: learned from what is usual.
+    pub slow_after: Option<Duration>,
+    /// Time between two rehearsals with an endpoint that is not active; zero: none. Default 10 min.
+    pub rehearse: Duration,
+}
+
+/// `health.slow`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSlow {
+    /// Told, nothing more.
+    Warn,
+    /// The destination leaves it if another endpoint is good.
+    Leave,
 }
 
 impl HealthSettings {
     /// A probe, with the defaults for the rest.
     #[must_use]
     pub fn of(probe: Probe) -> Self {
-        Self { probe, interval: crate::limits::PROBE_INTERVAL_DEFAULT, timeout: crate::limits::PROBE_TIMEOUT_DEFAULT, fall: 3, rise: 2 }
+        Self {
+            probe,
+            interval: crate::limits::PROBE_INTERVAL_DEFAULT,
+            timeout: crate::limits::PROBE_TIMEOUT_DEFAULT,
+            fall: 3,
+            rise: 2,
+            slow: OnSlow::Warn,
+            slow_after: None,
+            rehearse: crate::limits::REHEARSAL_INTERVAL,
+        }
     }
 }
 

@@ -138,6 +138,25 @@ pub const PROBE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 /// Default and least of `health.store_interval`: an archive is no place for a stream of test objects.
 pub const PROBE_STORE_INTERVAL: Duration = Duration::from_secs(300);
 
+/// Default of `health.rehearse`.
+pub const REHEARSAL_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Wait before the next rehearsal with an endpoint that was found not ready, or when something new was seen: people who mend want to see it.
+pub const REHEARSAL_SOON: Duration = Duration::from_secs(60);
+
+/// How long what was seen of a destination's traffic is rehearsed.
+pub const SEEN_KEPT: Duration = Duration::from_secs(30 * 86_400);
+
+/// Kinds of objects remembered of one destination (calling AE title, SOP class, transfer syntax): what one association can propose, and one value of the
+/// spool's memory can hold. Beyond it the oldest is forgotten.
+pub const SEEN_MAX: usize = CONTEXTS_MAX;
+
+/// Time between two writes of what was seen of one destination: each day every kind is seen for the first time once more.
+pub const SEEN_WRITTEN_EVERY: Duration = Duration::from_secs(1);
+
+/// Things a standby would refuse that its status names; the rest is counted.
+pub const REFUSALS_TOLD_MAX: usize = 4;
+
 /// Head of an HTTP answer that a probe reads, in bytes: the status stands in its first line, and a peer must not fill our memory.
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
 

@@ -34,6 +34,12 @@ const DESCRIBED: &[(&str, char, &str)] = &[
     ("everpost_endpoint_up", 'g', "1 if the endpoint is fit for traffic."),
     ("everpost_endpoint_active", 'g', "1 if the destination delivers to this endpoint now."),
     ("everpost_dns_age_seconds", 'g', "Time since the last good answer of DNS about the endpoint's name; absent for an address."),
+    (
+        "everpost_endpoint_degraded",
+        'g',
+        "1 if the endpoint is up and needs a look: slow, or not ready to stand in, or its certificate is not checked.",
+    ),
+    ("everpost_endpoint_ready", 'g', "0 if an endpoint that is not active would refuse what went to the destination lately, else 1."),
     ("everpost_failovers_total", 'c', "Changes of the active endpoint."),
     ("everpost_ambiguous_total", 'c', "Attempts that ended sent whole but unanswered, by phase."),
     ("everpost_dead_letters", 'g', "Dead letters that wait for an operator."),
@@ -208,6 +214,9 @@ impl Metrics {
                 if let Some(age) = e.dns.as_ref().and_then(|dns| dns.age_seconds) {
                     put("everpost_dns_age_seconds", labels(), age as f64);
                 }
+                put("everpost_endpoint_degraded", labels(), f64::from(u8::from(!e.degraded.is_empty())));
+                // Not known, or active: nothing stands against it.
+                put("everpost_endpoint_ready", labels(), f64::from(u8::from(e.ready != Some(false))));
             }
         }
         for (use_, (known, left)) in self.certificates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -324,7 +333,7 @@ mod tests {
             "destinations": [{"name": "pacs", "protocol": "dicom", "policy": "failover", "paused": false, "active": ["b"], "shift": null,
                 "ready": 3, "in_flight": 1, "deferred": 0, "held": 0, "ambiguous": 0, "dead_letter": 2, "oldest_waiting_seconds": 9,
                 "endpoints": [{"name": "a", "health": "down", "admin": "enabled", "reason": "", "resolved": [], "connected": []},
-                              {"name": "b", "health": "up", "admin": "enabled", "reason": "", "resolved": [], "connected": []}]}]
+                              {"name": "b", "health": "degraded", "degraded": ["slow"], "ready": false, "admin": "enabled", "reason": "", "resolved": [], "connected": []}]}]
         }))
         .unwrap_or_default()
     }
@@ -353,6 +362,10 @@ mod tests {
             r#"everpost_envelopes_waiting{destination="pacs",state="ready"} 3"#,
             r#"everpost_endpoint_up{destination="pacs",endpoint="a"} 0"#,
             r#"everpost_endpoint_active{destination="pacs",endpoint="b"} 1"#,
+            r#"everpost_endpoint_degraded{destination="pacs",endpoint="a"} 0"#,
+            r#"everpost_endpoint_degraded{destination="pacs",endpoint="b"} 1"#,
+            r#"everpost_endpoint_ready{destination="pacs",endpoint="a"} 1"#,
+            r#"everpost_endpoint_ready{destination="pacs",endpoint="b"} 0"#,
             r#"everpost_dead_letters{destination="pacs"} 2"#,
             r#"everpost_commit_seconds_bucket{le="0.0025"} 1"#,
             r#"everpost_tls_certificate_expiry_seconds{use="listener in"} 60"#,

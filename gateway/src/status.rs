@@ -106,6 +106,12 @@ pub struct EndpointLine {
     pub name: String,
     /// `up`, `suspect`, `down`, `probing`, `degraded`.
     pub health: String,
+    /// What should be looked at although it is up: each reason by itself.
+    #[serde(default)]
+    pub degraded: Vec<String>,
+    /// Not active: whether it would take what went to the destination lately; null: not known, or active.
+    #[serde(default)]
+    pub ready: Option<bool>,
     /// `enabled`, `draining`, `disabled`.
     pub admin: String,
     /// Why it is as it is.
@@ -156,9 +162,9 @@ impl From<DestinationStatus> for DestinationLine {
 
 impl From<EndpointStatus> for EndpointLine {
     fn from(seen: EndpointStatus) -> Self {
-        let EndpointStatus { name, health, admin, reason, resolved, connected, dns } = seen;
+        let EndpointStatus { name, health, degraded, ready, admin, reason, resolved, connected, dns } = seen;
         let dns = dns.map(NameLine::from);
-        Self { name, health: health.to_owned(), admin: admin.to_owned(), reason, resolved, connected, dns }
+        Self { name, health: health.to_owned(), degraded, ready, admin: admin.to_owned(), reason, resolved, connected, dns }
     }
 }
 
@@ -283,8 +289,9 @@ impl DestinationLine {
                 say(format!("{count} {what}"));
             }
         }
-        for e in self.endpoints.iter().filter(|e| e.health == "degraded") {
-            say(format!("endpoint {} is degraded: {}", e.name, e.reason));
+        for e in &self.endpoints {
+            // The words of the alarms for the same, so that a report says each once.
+            e.degraded.iter().for_each(|why| say(format!("endpoint {} is degraded: {why}", e.name)));
         }
         reasons
     }
@@ -411,7 +418,8 @@ mod tests {
     fn each_sign_of_trouble_degrades() {
         assert_eq!(judged(destination()).state, Standing::Ok);
         type Change = fn(&mut DestinationLine);
-        let changes: [(Change, &str); 6] = [
+        let changes: [(Change, &str); 7] = [
+            (|d| d.endpoints[1].degraded = vec!["would refuse MG".into()], "endpoint secondary is degraded: would refuse MG"),
             (|d| d.active = vec!["secondary".into()], "not to the preferred primary"),
             (|d| d.held = 1, "1 held"),
             (|d| d.dead_letter = 2, "2 dead letters"),
@@ -426,6 +434,15 @@ mod tests {
             assert_eq!(report.state, Standing::Degraded, "{told}");
             assert!(report.reasons.iter().any(|r| r.contains(told)), "{told}: {:?}", report.reasons);
         }
+    }
+
+    #[test]
+    fn what_an_alarm_says_too_is_said_once() {
+        let mut d = destination();
+        d.endpoints[1].degraded = vec!["would refuse MG".into()];
+        let alarm = "destination pacs: endpoint secondary is degraded: would refuse MG".to_owned();
+        let report = Report { destinations: vec![d], ..Report::default() }.judged(None, vec![alarm.clone()]);
+        assert_eq!(report.reasons, [alarm]);
     }
 
     #[test]

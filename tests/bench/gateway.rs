@@ -76,6 +76,18 @@ to = ["pacs"]
         Self::again(config, mllp, dicom, admin)
     }
 
+    /// Starts on `folder` with nothing but these destinations, which get no messages.
+    pub fn idle(folder: &Path, destinations: &str) -> Self {
+        let (mllp, admin) = (port(), port());
+        std::fs::create_dir_all(folder).unwrap();
+        let config = folder.join("everpost.toml");
+        let data = folder.join("data");
+        let head = format!("name = \"bench\"\ndata_dir = \"{}\"\n[admin]\nbind = \"127.0.0.1:{admin}\"\n", data.display());
+        let listener = format!("[[listener]]\nname = \"in\"\nprotocol = \"mllp\"\nbind = \"127.0.0.1:{mllp}\"\n");
+        std::fs::write(&config, head + &listener + destinations).unwrap();
+        Self::again(config, mllp, 0, admin)
+    }
+
     fn again(config: PathBuf, mllp: u16, dicom: u16, admin: u16) -> Self {
         let begin = Instant::now();
         let log = std::fs::File::create(config.with_extension("log")).unwrap();

@@ -11,6 +11,7 @@ mod gateway;
 mod growth;
 mod hl7;
 mod limits;
+mod probes;
 mod spool;
 
 use std::time::Duration;
@@ -48,6 +49,7 @@ fn main() {
         ("forward", dicom::forward),
         ("growth", growth::run),
         ("spool", spool::run),
+        ("probes", probes::run),
     ] {
         if run(name) {
             println!("\n== {name}");

@@ -354,7 +354,8 @@ mod tests {
         assert_eq!(read(&with_empty_tables).unwrap().names, Names::default());
         assert_eq!(read(&with_empty_tables).unwrap().destinations, read(MINIMAL).unwrap().destinations);
         let (interval, timeout, store) = (limits::PROBE_INTERVAL_DEFAULT, limits::PROBE_TIMEOUT_DEFAULT, limits::PROBE_STORE_INTERVAL);
-        for (name, is) in [("interval", interval), ("timeout", timeout), ("store_interval", store)] {
+        let rehearse = limits::REHEARSAL_INTERVAL;
+        for (name, is) in [("interval", interval), ("timeout", timeout), ("store_interval", store), ("rehearse", rehearse)] {
             let Default::Value(text) = HEALTH.field(name).unwrap().default else { panic!("{name}") };
             assert_eq!(super::super::units::duration(text), Some(is));
         }

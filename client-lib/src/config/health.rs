@@ -5,7 +5,7 @@
 
 use super::destination::small;
 use super::read::{Section, Text, TlsUse};
-use super::{HealthSettings, HttpUrl, Probe, TlsClient, Verify};
+use super::{HealthSettings, HttpUrl, OnSlow, Probe, TlsClient, Verify};
 use crate::keys::Protocol;
 use crate::limits;
 
@@ -42,6 +42,13 @@ pub(super) fn read_health(table: &Section<'_>, above: &HealthSettings, protocol:
         timeout: if table.has("timeout") { table.duration("timeout") } else { above.timeout },
         fall: if table.has("fall") { small(table.count("fall")) } else { above.fall },
         rise: if table.has("rise") { small(table.count("rise")) } else { above.rise },
+        slow: match table.choice("slow") {
+            Some("leave") if table.has("slow") => OnSlow::Leave,
+            Some(_) if table.has("slow") => OnSlow::Warn,
+            _ => above.slow,
+        },
+        slow_after: if table.has("slow_after") { table.duration_if("slow_after") } else { above.slow_after },
+        rehearse: if table.has("rehearse") { table.duration("rehearse") } else { above.rehearse },
     }
 }
 
@@ -237,6 +244,15 @@ mod tests {
         assert_eq!(health.probe, Probe::DicomStore { every: Duration::from_secs(420), look_up: true });
         let (health, _) = read("mllp", "probe = 'mllp', message = 'm.hl7'", "interval = '2s'", "").unwrap();
         assert_eq!(health.probe, Probe::Mllp("/etc/everpost/m.hl7".into()));
+    }
+
+    #[test]
+    fn what_is_slow_and_what_follows_is_inherited_too() {
+        let (health, _) = read("mllp", "slow = 'leave', slow_after = '2s', rehearse = '1m'", "slow_after = '3s'", "").unwrap();
+        assert_eq!((health.slow, health.slow_after), (OnSlow::Leave, Some(Duration::from_secs(3))));
+        assert_eq!(health.rehearse, Duration::from_secs(60));
+        let (health, _) = read("mllp", "slow = 'leave', slow_after = '2s'", "slow = 'warn', rehearse = '0s'", "").unwrap();
+        assert_eq!((health.slow, health.slow_after, health.rehearse), (OnSlow::Warn, Some(Duration::from_secs(2)), Duration::ZERO));
     }
 
     #[test]

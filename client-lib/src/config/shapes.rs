@@ -217,6 +217,24 @@ pub const HEALTH: Shape = Shape {
             Default::Value("false"),
             "probe `dicom-store`: whether the test object is then looked up with C-FIND (study root)",
         ),
+        field(
+            "slow",
+            Kind::Choice(&["warn", "leave"]),
+            Default::Value("warn"),
+            "what follows when its answers become slow: it is told (the endpoint is `degraded`), or the destination also leaves it if another endpoint is good",
+        ),
+        field(
+            "slow_after",
+            Kind::Duration("1ms", "1d"),
+            Default::Depends("learned from what is usual there"),
+            "answers that take longer than this are slow",
+        ),
+        field(
+            "rehearse",
+            Kind::Duration("0s", "7d"),
+            Default::Value("10m"),
+            "time between two rehearsals with an endpoint that is not active: what went to the destination in the last 30 days is negotiated, nothing is sent; 0s: none",
+        ),
     ],
 };
 

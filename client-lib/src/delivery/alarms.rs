@@ -17,6 +17,10 @@ pub enum Alarm {
     Crowded,
     /// A row of the verdict table asks people to look.
     Concern(Concern, EndpointId),
+    /// An endpoint answers slowly.
+    Slow(EndpointId),
+    /// An endpoint that is not active would refuse what goes to the destination.
+    Standby(EndpointId),
     /// The delivery loop had to be started again.
     Stuck,
 }
@@ -41,6 +45,16 @@ impl Alarms {
     pub fn clear(&mut self, alarm: Alarm) -> Option<Event> {
         let (subject, what) = self.standing.remove(&alarm)?;
         Some(Event::Alarm { subject, what, raised: false })
+    }
+
+    /// An alarm whose text may change: begins, ends, or ends and begins anew with other words. `None`: it is over.
+    pub fn restate(&mut self, alarm: Alarm, subject: String, what: Option<String>) -> Vec<Event> {
+        if self.standing.get(&alarm).map(|(_, told)| told) == what.as_ref() {
+            return Vec::new();
+        }
+        let over = self.clear(alarm);
+        let begun = what.and_then(|what| self.raise(alarm, subject, what));
+        over.into_iter().chain(begun).collect()
     }
 
     /// Ends all of which `which` says so.
@@ -69,5 +83,23 @@ mod tests {
         let Some(Event::Alarm { what, raised: false, .. }) = alarms.clear(Alarm::Outage) else { panic!("no end") };
         assert_eq!(what, "first");
         assert!(alarms.clear(Alarm::Outage).is_none());
+    }
+
+    #[test]
+    fn an_alarm_whose_words_change_ends_and_begins() {
+        let mut alarms = Alarms::default();
+        let mut state = |what: Option<&str>| -> Vec<(String, bool)> {
+            let events = alarms.restate(Alarm::Standby(EndpointId(1)), "s".into(), what.map(str::to_owned));
+            let told = |event| match event {
+                Event::Alarm { what, raised, .. } => (what, raised),
+                other => panic!("{other:?}"),
+            };
+            events.into_iter().map(told).collect()
+        };
+        assert_eq!(state(None), []);
+        assert_eq!(state(Some("MG")), [("MG".to_owned(), true)]);
+        assert_eq!(state(Some("MG")), []);
+        assert_eq!(state(Some("CT")), [("MG".to_owned(), false), ("CT".to_owned(), true)]);
+        assert_eq!(state(None), [("CT".to_owned(), false)]);
     }
 }

@@ -19,12 +19,15 @@
 //!
 //! Errors: none; what the spool refuses is the driver's to tell. The caller empties `next_action` after every call.
 
+mod degraded;
+
 use super::alarms::{Alarm, Alarms};
 use super::scheduler::{Memo, Schedule};
+use super::standby::{Kind, Standbys};
 use super::status::EndpointStatus;
 use super::verdict::{Concern, Policies, Ruling, Situation, judge};
 use super::{Outcome, Phase, Verdict};
-use crate::config::{Ambiguous, CallingAe, Destination, Ordering, Policy, Probe, Verify};
+use crate::config::{Ambiguous, CallingAe, Destination, Ordering, Policy, Probe};
 use crate::endpoint::backoff::Backoff;
 use crate::endpoint::failover::{Admission, Change, Choice, End, Errand, Failover, Next, Wish};
 use crate::endpoint::health::Health;
@@ -66,6 +69,18 @@ pub enum Action {
         endpoint: EndpointId,
         /// One of those that store an object.
         store: bool,
+    },
+    /// Rehearse with an endpoint and report with `rehearsed`.
+    Rehearse {
+        /// Which.
+        endpoint: EndpointId,
+        /// What is negotiated.
+        kinds: Vec<Kind>,
+    },
+    /// Keep what was seen of the traffic, for `recall` in the next run.
+    Remember {
+        /// As `recall` takes it.
+        value: Vec<u8>,
     },
     /// Close idle connections to an endpoint.
     Drain(EndpointId),
@@ -118,6 +133,9 @@ pub struct Engine {
     dry: bool,
     /// Answers of any kind so far, from any endpoint.
     answers: u64,
+    /// Whether those that are not active would take what the active ones get.
+    standbys: Standbys,
+    random: fastrand::Rng,
 }
 
 impl Engine {
@@ -126,6 +144,8 @@ impl Engine {
     pub fn new(destination: Arc<Destination>, seed: u64, now: Instant) -> Self {
         let failover = Failover::new(&destination, seed, now);
         let schedule = Schedule::new(backoff_of(&destination), seed.wrapping_add(1));
+        let (mut standbys, mut random) = (Standbys::default(), fastrand::Rng::with_seed(seed.wrapping_add(2)));
+        standbys.reset(failover.len(), &mut random, now);
         Self {
             policies: Policies::of(&destination),
             destination,
@@ -141,6 +161,8 @@ impl Engine {
             stopping: false,
             dry: false,
             answers: 0,
+            standbys,
+            random,
         }
     }
 
@@ -162,6 +184,7 @@ impl Engine {
         self.schedule.reconfigure(backoff_of(&destination));
         self.failover.reconfigure(&destination, now.at);
         self.destination = destination;
+        self.reset_standbys(now);
         self.dry = false;
         self.absorb(now);
     }
@@ -195,6 +218,7 @@ impl Engine {
 
     /// The spool handed out an envelope.
     pub fn offer(&mut self, envelope: Envelope, now: Moment) {
+        self.note_kind(&envelope.keys, now);
         let mut memo = self.schedule.take_up(envelope.id);
         // Tried, and nothing remembered of it: that was before a restart. What an operator brought back begins anew.
         if memo == Memo::default() && envelope.attempts > 0 && !envelope.out_of_order {
@@ -435,6 +459,7 @@ impl Engine {
             let store = self.failover.health(endpoint).is_some_and(Health::probe_stores);
             self.actions.push_back(Action::Probe { endpoint, store });
         }
+        self.look_after_standbys(now);
         let failover = &self.failover;
         let over = self.schedule.pop_due(now.at, |memo| has_nowhere(failover, memo));
         for id in over {
@@ -466,7 +491,7 @@ impl Engine {
         if self.stopping {
             return None;
         }
-        self.failover.next_timeout(now).into_iter().chain(self.schedule.next_due(now)).min()
+        self.failover.next_timeout(now).into_iter().chain(self.schedule.next_due(now)).chain(self.next_rehearsal()).min()
     }
 
     /// An operator stops or resumes delivery.
@@ -500,6 +525,7 @@ impl Engine {
         engine.paused = self.paused;
         engine.stopping = self.stopping;
         engine.alarms = std::mem::take(&mut self.alarms);
+        engine.standbys.seen = std::mem::take(&mut self.standbys.seen);
         for (id, flight) in self.flights.drain() {
             let outcome = "ambiguous: cut when the delivery loop was started again".to_owned();
             let record = AttemptRecord { endpoint: flight.name, phase: Phase::Answer, outcome, at: now.wall, ambiguous: true };
@@ -586,14 +612,13 @@ impl Engine {
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
         let row = |id: EndpointId| {
             let (config, health) = (self.failover.endpoint(id)?, self.failover.health(id)?);
-            let unchecked = config.tls.as_ref().is_some_and(|tls| tls.verify == Verify::None);
-            let state = health.state().name();
-            let (health, reason) = match state {
-                "up" if unchecked => ("degraded", format!("{}; its certificate is not checked (verify = \"none\")", health.reason())),
-                _ => (state, health.reason().to_owned()),
+            let (degraded, ready) = (self.degraded(id), self.ready(id));
+            let (health, reason) = match health.state().name() {
+                "up" if !degraded.is_empty() => ("degraded", format!("{}; {}", health.reason(), degraded.join("; "))),
+                state => (state, health.reason().to_owned()),
             };
-            let admin = self.failover.admin(id)?.name();
-            Some(EndpointStatus { name: config.name.to_string(), health, admin, reason, resolved: Vec::new(), connected: Vec::new(), dns: None })
+            let (name, admin) = (config.name.to_string(), self.failover.admin(id)?.name());
+            Some(EndpointStatus { name, health, degraded, ready, admin, reason, resolved: Vec::new(), connected: Vec::new(), dns: None })
         };
         (0..self.failover.len()).filter_map(|i| u16::try_from(i).ok()).filter_map(|i| row(EndpointId(i))).collect()
     }
@@ -683,10 +708,12 @@ impl Engine {
                     let name = |e: Option<EndpointId>| e.and_then(|e| self.failover.endpoint(e)).map(|e| Arc::clone(&e.name));
                     let event = Event::Failover { destination: self.name(), from: name(from), to: name(to), reason };
                     self.emit(event);
+                    self.standbys_are_active();
                     if to.is_some() {
                         self.release_all(now);
                     }
                 }
+                Change::Pace(endpoint) => self.tell_pace(endpoint),
                 Change::Left(endpoint) => self.actions.push_back(Action::Drain(endpoint)),
                 Change::Release => self.release_all(now),
             }

@@ -18,6 +18,7 @@ use std::fmt;
 pub mod alarms;
 pub mod engine;
 pub mod scheduler;
+pub mod standby;
 pub mod status;
 pub mod verdict;
 

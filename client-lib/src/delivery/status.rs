@@ -45,8 +45,12 @@ pub struct DestinationStatus {
 pub struct EndpointStatus {
     /// Its name.
     pub name: String,
-    /// What traffic and probes say: `up`, `suspect`, `down`, `probing`; `degraded`: up, but its certificate is not checked.
+    /// What traffic and probes say: `up`, `suspect`, `down`, `probing`; `degraded`: up, but there is something in `degraded`.
     pub health: &'static str,
+    /// What should be looked at although it is up: its certificate is not checked, it is slow, it would refuse what goes to the active endpoint.
+    pub degraded: Vec<String>,
+    /// Not active: whether it would take what went to the destination in the last 30 days; `None`: not known, or active.
+    pub ready: Option<bool>,
     /// What people want: `enabled`, `draining`, `disabled`.
     pub admin: &'static str,
     /// Why its health is what it is.
@@ -82,6 +86,6 @@ impl DestinationStatus {
             && self.held == 0
             && self.ambiguous == 0
             && self.dead_letter == 0
-            && self.endpoints.iter().all(|e| e.health != "degraded")
+            && self.endpoints.iter().all(|e| e.degraded.is_empty())
     }
 }

@@ -2,6 +2,9 @@
 //! Rules: a UID nobody here knows is passed on as it came; whether it is understood is the endpoint's affair.
 //! Errors: none.
 
+use dicom_core::dictionary::UidDictionary;
+use dicom_dictionary_std::StandardSopClassDictionary;
+
 /// Verification SOP class: C-ECHO.
 pub const VERIFICATION: &str = "1.2.840.10008.1.1";
 /// Study root query, C-FIND.
@@ -74,6 +77,34 @@ pub fn is_storage_class(uid: &str) -> bool {
     (uid.starts_with(STORAGE) && is_well_formed(uid) && !NOT_STORAGE.contains(&uid)) || STORAGE_ELSEWHERE.contains(&uid)
 }
 
+/// Names of the transfer syntaxes that people meet (PS3.6 A), short.
+const SYNTAXES: &[(&str, &str)] = &[
+    (IMPLICIT_LE, "Implicit VR Little Endian"),
+    (EXPLICIT_LE, "Explicit VR Little Endian"),
+    (DEFLATED_LE, "Deflated Explicit VR Little Endian"),
+    (EXPLICIT_BE, "Explicit VR Big Endian"),
+    ("1.2.840.10008.1.2.4.50", "JPEG Baseline"),
+    ("1.2.840.10008.1.2.4.51", "JPEG Extended"),
+    ("1.2.840.10008.1.2.4.57", "JPEG Lossless"),
+    ("1.2.840.10008.1.2.4.70", "JPEG Lossless, First-Order Prediction"),
+    ("1.2.840.10008.1.2.4.80", "JPEG-LS Lossless"),
+    ("1.2.840.10008.1.2.4.81", "JPEG-LS Near-Lossless"),
+    ("1.2.840.10008.1.2.4.90", "JPEG 2000 Lossless"),
+    ("1.2.840.10008.1.2.4.91", "JPEG 2000"),
+    ("1.2.840.10008.1.2.4.100", "MPEG2 Main Profile"),
+    ("1.2.840.10008.1.2.4.102", "MPEG-4 AVC/H.264 High Profile"),
+    ("1.2.840.10008.1.2.4.201", "High-Throughput JPEG 2000 Lossless"),
+    ("1.2.840.10008.1.2.4.203", "High-Throughput JPEG 2000"),
+    ("1.2.840.10008.1.2.5", "RLE Lossless"),
+];
+
+/// The registered name of a standard SOP class, or of one of the common transfer syntaxes.
+#[must_use]
+pub fn name(uid: &str) -> Option<&'static str> {
+    let class = StandardSopClassDictionary.by_uid(uid).map(|entry| entry.name);
+    class.or_else(|| SYNTAXES.iter().find(|(syntax, _)| *syntax == uid).map(|(_, name)| *name))
+}
+
 /// One of the three syntaxes in which pixel data stand as they are.
 #[must_use]
 pub fn is_native(transfer_syntax: &str) -> bool {
@@ -108,6 +139,13 @@ mod tests {
         ] {
             assert!(!is_storage_class(no), "{no}");
         }
+    }
+
+    #[test]
+    fn standard_uids_have_names() {
+        assert_eq!(name("1.2.840.10008.5.1.4.1.1.1.2"), Some("Digital Mammography X-Ray Image Storage - For Presentation"));
+        assert!(name("1.2.840.10008.1.2.4.70").is_some_and(|name| name.contains("JPEG Lossless")));
+        assert_eq!(name("1.2.3"), None);
     }
 
     #[test]

@@ -22,6 +22,7 @@
 //!   `hold_down` doubles with each failed return, up to `hold_down_max`. `failback = "manual"`: no voluntary return without `failback_now`.
 //! - Stalled: one envelope at a time, as scout, tries all endpoints in order; then all wait (backoff), and again. A good probe that is proof enough
 //!   ends the wait; so does any answer.
+//! - Slow is not dead: `pace` says when a slow endpoint is left, and it stays eligible.
 //! - An attempt that began before the destination left its endpoint says nothing new about it.
 //!
 //! Errors: none. Every change carries a reason for people (`Change`).
@@ -41,6 +42,7 @@ use std::time::{Duration, Instant};
 
 mod choosing;
 mod observing;
+mod pace;
 mod service;
 mod wishes;
 
@@ -145,6 +147,8 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+    /// An endpoint became slow, or ceased to be.
+    Pace(EndpointId),
     /// The destination left an endpoint: idle connections to it can be closed.
     Left(EndpointId),
     /// Waiting backoffs have lost their reason: try now.

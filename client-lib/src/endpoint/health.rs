@@ -14,10 +14,12 @@
 //! life (a frozen process still accepts), so the endpoint stays `Probing` until a probe of the application or real traffic says otherwise.
 //! A probe that stores (`dicom-store`) does so seldom and echoes in between: a store that failed stands until the next one, or until traffic is
 //! answered. What only looks at something beside the endpoint (`http`) proves nothing of the way that messages go.
-//! Probes are spread by a tenth of their interval. The first one is due at once.
+//! Slow is not dead: how long answers take is watched apart (`pace`), for messages and for probes, and changes no state here; what follows from it is
+//! the destination's affair. Probes are spread by a tenth of their interval. The first one is due at once.
 //! Errors: none.
 
-use crate::config::{HealthSettings, Probe};
+use super::pace::{Pace, Slow};
+use crate::config::{HealthSettings, OnSlow, Probe};
 use crate::delivery::Phase;
 use std::time::{Duration, Instant};
 
@@ -76,6 +78,19 @@ pub struct Health {
     probe_out: bool,
     /// The probe that stores.
     store: Store,
+    /// How fast messages are answered.
+    messages: Pace,
+    /// How fast probes are.
+    probes: Pace,
+}
+
+/// Answers to what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    /// Messages.
+    Messages,
+    /// Probes.
+    Probes,
 }
 
 /// When an object was stored to see whether it is taken, and what came of it.
@@ -104,6 +119,8 @@ impl Health {
             probe_at: now,
             probe_out: false,
             store: Store::default(),
+            messages: Pace::default(),
+            probes: Pace::default(),
         }
     }
 
@@ -117,6 +134,10 @@ impl Health {
         }
         if !matches!(settings.probe, Probe::DicomStore { .. }) {
             self.store.failed = None;
+        }
+        if settings.probe != self.settings.probe {
+            // Another question takes another time.
+            self.probes = Pace::default();
         }
         self.settings = settings;
     }
@@ -213,6 +234,81 @@ impl Health {
         self.probe_at = self.probe_at.min(now + self.settings.interval.min(PROBE_SOON));
         self.to(State::Down, why)
     }
+
+    // ---- slow ----
+
+    /// An answer took so long. Returns whether it became slow, or ceased to be.
+    pub fn took(&mut self, of: Answers, took: Duration, now: Instant) -> bool {
+        let before = self.slow().is_some();
+        let pace = match of {
+            Answers::Messages => &mut self.messages,
+            Answers::Probes => &mut self.probes,
+        };
+        pace.took(took, self.settings.slow_after, now);
+        self.slow().is_some() != before
+    }
+
+    /// Whether it answers slowly, and how.
+    #[must_use]
+    pub fn slow(&self) -> Option<(Answers, Slow)> {
+        let messages = self.messages.slow().map(|slow| (Answers::Messages, slow));
+        messages.or_else(|| self.probes.slow().map(|slow| (Answers::Probes, slow)))
+    }
+
+    /// The same for people.
+    #[must_use]
+    pub fn slow_reason(&self) -> Option<String> {
+        let (of, Slow { takes, limit, usual, .. }) = self.slow()?;
+        let what = match of {
+            Answers::Messages => "messages",
+            Answers::Probes => "probes",
+        };
+        let against = match usual {
+            Some(usual) => format!("usual are {}", time(usual)),
+            None => format!("`slow_after` is {}", time(limit)),
+        };
+        Some(format!("slow: its answers to {what} take {}, {against}", time(takes)))
+    }
+
+    /// It is slow and a destination is to leave it for that.
+    #[must_use]
+    pub fn wants_leaving(&self) -> bool {
+        self.settings.slow == OnSlow::Leave && self.slow().is_some()
+    }
+
+    /// It was slow with messages, gets none any more, and answers probes as ever: only messages can tell whether it still is.
+    #[must_use]
+    pub fn may_be_fast_again(&self) -> bool {
+        self.messages.slow().is_some() && self.probes.slow().is_none()
+    }
+
+    /// How fast it answers messages is to be seen anew. Returns whether it ceased to be slow.
+    pub fn forget_pace(&mut self) -> bool {
+        self.messages.forget() && self.slow().is_none()
+    }
+
+    /// What was good until now does not count towards a return: the time of good probes begins anew.
+    pub fn rest(&mut self, now: Instant) {
+        if self.good_since.is_some() {
+            self.good_since = Some(now);
+        }
+    }
+
+    /// Time passed. Returns whether it ceased to be slow because it was asked nothing for long.
+    pub fn on_timeout(&mut self, now: Instant) -> bool {
+        let before = self.slow().is_some();
+        self.messages.tick(now);
+        self.probes.tick(now);
+        before && self.slow().is_none()
+    }
+
+    /// When `on_timeout` has something to do, if ever.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.messages.forgotten_at().into_iter().chain(self.probes.forgotten_at()).min()
+    }
+
+    // ---- probes ----
 
     /// A probe is due: the caller makes it now and reports with `probed`.
     pub fn probe_due(&mut self, now: Instant) -> bool {
@@ -328,6 +424,15 @@ fn reach(probe: &Probe) -> Phase {
         Probe::Tcp => Phase::Connect,
         Probe::Tls => Phase::Tls,
         Probe::DicomEcho | Probe::Mllp(_) | Probe::DicomStore { .. } => Phase::Answer,
+    }
+}
+
+/// A time for people, to two or three figures.
+fn time(time: Duration) -> String {
+    match time.as_millis() {
+        0..1_000 => format!("{} ms", time.as_millis()),
+        1_000..10_000 => format!("{:.1} s", time.as_secs_f32()),
+        _ => format!("{} s", time.as_secs()),
     }
 }
 
@@ -520,5 +625,22 @@ mod tests {
         b.good();
         b.wait(301);
         assert!(stores(&mut b));
+    }
+
+    #[test]
+    fn slow_is_told_apart_from_dead() {
+        let mut b = Bench::new(Probe::Tcp);
+        b.health.settings.slow_after = Some(Duration::from_secs(1));
+        for n in 0..8 {
+            b.wait(1);
+            assert_eq!(b.health.took(Answers::Probes, Duration::from_millis(2_100), b.now), n == 7);
+        }
+        assert_eq!((b.health.state(), b.health.eligible(), b.health.wants_leaving()), (State::Up, true, false));
+        assert_eq!(b.health.slow_reason().as_deref(), Some("slow: its answers to probes take 2.1 s, `slow_after` is 1.0 s"));
+        b.health.settings.slow = OnSlow::Leave;
+        assert!(b.health.wants_leaving() && !b.health.may_be_fast_again(), "its probes are slow too");
+        assert!(b.health.next_timeout().is_some());
+        b.wait(3_600);
+        assert!(b.health.on_timeout(b.now) && b.health.slow_reason().is_none() && b.health.next_timeout().is_none());
     }
 }

@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod failover;
 pub mod health;
 pub mod names;
+pub mod pace;
 mod place;
 pub mod pool;
 

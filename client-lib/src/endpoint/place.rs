@@ -8,6 +8,9 @@ use crate::ids::EnvelopeId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// An endpoint that is left as slow within this time after its return returned too early.
+const SLOW_AGAIN: Duration = Duration::from_secs(600);
+
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) config: Arc<Endpoint>,
@@ -97,7 +100,9 @@ impl Place {
     pub(super) fn put_out(&mut self, base: Duration, max: Duration, now: Instant) {
         if self.out.is_none() {
             // A return that did not last as long as the wait before it was a failed return.
-            let failed_return = self.returned_at.is_some_and(|at| now.saturating_duration_since(at) < self.hold_down);
+            // That it is slow takes longer to see than that it is dead.
+            let trial = if self.health.wants_leaving() { self.hold_down.max(SLOW_AGAIN) } else { self.hold_down };
+            let failed_return = self.returned_at.is_some_and(|at| now.saturating_duration_since(at) < trial);
             self.hold_down = if failed_return { self.hold_down.saturating_mul(2).min(max) } else { base };
             self.out = Some(now);
         }

@@ -4,6 +4,7 @@
 //! Errors: none; failures are outcomes.
 
 use crate::config::Destination;
+use crate::delivery::standby::{Kind, Rehearsed};
 use crate::delivery::status::NameStatus;
 use crate::delivery::{Outcome, Phase};
 use crate::ids::EndpointId;
@@ -12,11 +13,31 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A boxed future.
 pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// How long an answer took, from the last byte handed to the system; filled in by the courier when there is one.
+#[derive(Debug, Clone, Default)]
+pub struct AnswerTime(Arc<AtomicU64>);
+
+impl AnswerTime {
+    /// The answer came.
+    pub fn set(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.0.store(micros.saturating_add(1), Ordering::Release);
+    }
+
+    /// How long it took, if it came.
+    #[must_use]
+    pub fn get(&self) -> Option<Duration> {
+        self.0.load(Ordering::Acquire).checked_sub(1).map(Duration::from_micros)
+    }
+}
 
 /// One attempt to be made.
 #[derive(Debug)]
@@ -27,6 +48,8 @@ pub struct Order {
     pub endpoint: EndpointId,
     /// On a fresh connection, not a kept one.
     pub fresh: bool,
+    /// To be filled in.
+    pub answer: AnswerTime,
 }
 
 /// A failed probe.
@@ -43,7 +66,14 @@ pub trait Courier: Send + Sync + 'static {
     /// Makes one attempt.
     fn attempt(&self, order: Order) -> Boxed<Outcome>;
     /// Makes one probe, on a connection of its own, within the endpoint's probe time-out. `store`: one of those that store an object, if its kind does.
-    fn probe(&self, endpoint: EndpointId, store: bool) -> Boxed<Result<(), ProbeFailure>>;
+    /// Returns how long the answer took that shows it alive.
+    fn probe(&self, endpoint: EndpointId, store: bool) -> Boxed<Result<Duration, ProbeFailure>>;
+    /// Rehearses: negotiates what these kinds of objects need, on a connection of its own, and sends nothing. `within`: for each association.
+    /// A courier that has nothing to negotiate has nothing to find.
+    fn rehearse(&self, endpoint: EndpointId, kinds: Vec<Kind>, within: Duration) -> Boxed<Rehearsed> {
+        let _ = (endpoint, kinds, within);
+        Box::pin(async { Ok(Vec::new()) })
+    }
     /// Closes idle connections to an endpoint, properly (release). Those in use close when their attempt ends.
     fn drain(&self, endpoint: EndpointId);
     /// Closes every idle connection properly, because the process is about to end; returns when that is done or `limits::CLOSE_WAIT` is over.

@@ -9,6 +9,7 @@
 //! Errors: outcomes.
 
 use crate::config::{self, CallingAe, Ordering};
+use crate::delivery::standby::{Kind, Rehearsed};
 use crate::delivery::status::NameStatus;
 use crate::delivery::{Outcome, Phase};
 use crate::dicom::dimse::StoreRq;
@@ -33,6 +34,7 @@ use crate::spool::{Envelope, Spool};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -71,7 +73,7 @@ fn seat(endpoint: &Arc<config::Endpoint>, pools: &Pools) -> Arc<Seat> {
 
 impl Shared {
     async fn attempt(self: &Arc<Self>, order: Order) -> Outcome {
-        let Order { envelope, endpoint, fresh } = order;
+        let Order { envelope, endpoint, fresh, answer: answer_time } = order;
         let Some(seat) = self.seats.get(endpoint.index()) else {
             return Outcome::Local { cause: format!("endpoint {} is not configured any more", endpoint.index()), permanent: false };
         };
@@ -93,7 +95,7 @@ impl Shared {
                 }
             };
             let (reply, answer) = oneshot::channel();
-            let job = Job { request: request(&envelope.keys), context: lease.context, body, reply };
+            let job = Job { request: request(&envelope.keys), context: lease.context, body, reply, answer: answer_time.clone() };
             if lease.jobs.send(job).is_err() {
                 continue;
             }
@@ -243,15 +245,24 @@ impl Shared {
         pairs
     }
 
-    async fn probe(&self, endpoint: EndpointId, store: bool) -> Result<(), ProbeFailure> {
+    async fn probe(&self, endpoint: EndpointId, store: bool) -> Result<Duration, ProbeFailure> {
         let Some(seat) = self.seats.get(endpoint.index()) else {
             return Err(ProbeFailure { phase: Phase::Resolve, cause: "the endpoint is not configured any more".to_owned() });
         };
-        let calling_ae = match &self.destination.calling_ae {
+        dicom_probe::probe(seat, self.own_ae(), store).await
+    }
+
+    /// Calling AE title of what is not a sender's.
+    fn own_ae(&self) -> &str {
+        match &self.destination.calling_ae {
             CallingAe::Fixed(ae) => ae,
             CallingAe::Pass => OWN_AE,
-        };
-        dicom_probe::probe(seat, calling_ae, store).await
+        }
+    }
+
+    async fn rehearse(&self, endpoint: EndpointId, kinds: Vec<Kind>, within: Duration) -> Rehearsed {
+        let Some(seat) = self.seats.get(endpoint.index()) else { return Ok(Vec::new()) };
+        dicom_probe::rehearse(seat, self.own_ae(), self.destination.convert, kinds, within).await
     }
 }
 
@@ -274,9 +285,14 @@ impl Courier for DicomCourier {
         Box::pin(async move { shared.attempt(order).await })
     }
 
-    fn probe(&self, endpoint: EndpointId, store: bool) -> Boxed<Result<(), ProbeFailure>> {
+    fn probe(&self, endpoint: EndpointId, store: bool) -> Boxed<Result<Duration, ProbeFailure>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.probe(endpoint, store).await })
+    }
+
+    fn rehearse(&self, endpoint: EndpointId, kinds: Vec<Kind>, within: Duration) -> Boxed<Rehearsed> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.rehearse(endpoint, kinds, within).await })
     }
 
     fn drain(&self, endpoint: EndpointId) {

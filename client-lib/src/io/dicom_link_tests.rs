@@ -4,15 +4,17 @@
 
 use super::*;
 use crate::config::{Ambiguous, Destination, Endpoint, HealthSettings, LaneRule, OnAe, Policy, Probe, SpoolSettings};
+use crate::delivery::standby::Refusal;
+use crate::dicom::pdu::Reject;
 use crate::dicom::synthetic;
 use crate::dicom::walker::{EXPLICIT_LITTLE, IMPLICIT_LITTLE};
+use crate::io::courier::AnswerTime;
 use crate::io::dicom_peer::{Act, Peer, Script};
 use crate::io::dicom_probe::failure;
 use crate::io::disk::Directory;
 use crate::keys::Protocol;
 use crate::spool::{Addressee, Content, Draft, Lane};
 use std::num::NonZeroU16;
-use std::time::Duration;
 use tokio::time::timeout;
 
 const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
@@ -102,7 +104,7 @@ impl Rig {
     /// An attempt of the next waiting envelope.
     fn attempt(&self, fresh: bool) -> Boxed<Outcome> {
         let envelope = self.spool.take(self.destination).unwrap().unwrap();
-        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh })
+        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh, answer: AnswerTime::default() })
     }
 
     async fn deliver(&self, ae: &str, class: &str, syntax: &str, content: &[u8]) -> Outcome {
@@ -269,7 +271,7 @@ async fn a_probe_gets_room_at_a_peer_that_takes_one_association() {
     .await;
     assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
     for _ in 0..2 {
-        assert_eq!(rig.courier.probe(EndpointId(0), false).await, Ok(()));
+        assert_eq!(rig.courier.probe(EndpointId(0), false).await.map(drop), Ok(()));
     }
     assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
 }
@@ -355,7 +357,7 @@ async fn failures_to_open_are_told_apart() {
 async fn a_probe_echoes_beside_the_associations_and_drain_releases_them() {
     let rig = rig(Script::default(), |_| ()).await;
     assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
-    assert_eq!(rig.courier.probe(EndpointId(0), false).await, Ok(()));
+    assert_eq!(rig.courier.probe(EndpointId(0), false).await.map(drop), Ok(()));
     assert_eq!(rig.peer.heard.lock().unwrap().associations[1], ("EVERPOST".to_owned(), 1));
     rig.courier.drain(EndpointId(0));
     timeout(Duration::from_secs(5), rig.peer.until(|heard| heard.releases == 2)).await.unwrap();
@@ -394,10 +396,10 @@ fn storing(look_up: bool) -> impl FnOnce(&mut Destination) {
 async fn a_probe_that_stores_sends_the_synthetic_object_and_only_when_told() {
     let script = Script { acts: [Act::Answer(0), Act::Answer(0x0111), Act::Answer(0xA700)].into(), ..Script::default() };
     let rig = rig(script, storing(false)).await;
-    assert_eq!(rig.courier.probe(EndpointId(0), false).await, Ok(()));
+    assert_eq!(rig.courier.probe(EndpointId(0), false).await.map(drop), Ok(()));
     assert_eq!(rig.peer.heard.lock().unwrap().objects.len(), 0, "in between it echoes");
     for _ in 0..2 {
-        assert_eq!(rig.courier.probe(EndpointId(0), true).await, Ok(()));
+        assert_eq!(rig.courier.probe(EndpointId(0), true).await.map(drop), Ok(()));
     }
     let failed = rig.courier.probe(EndpointId(0), true).await.unwrap_err();
     assert!(failed.phase == Phase::Answer && failed.cause.contains("A700H"), "{failed:?}");
@@ -411,6 +413,56 @@ async fn a_peer_without_queries_cannot_be_looked_up_at() {
     let rig = rig(Script::default(), storing(true)).await;
     let failed = rig.courier.probe(EndpointId(0), true).await.unwrap_err();
     assert!(failed.phase == Phase::Associate && failed.cause.contains("look_up = false"), "{failed:?}");
+}
+
+fn kind(ae: &str, class: &str, syntax: &str) -> Kind {
+    Kind { calling_ae: ae.into(), sop_class: class.into(), transfer_syntax: syntax.into(), modality: "CT".into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rehearsal_finds_what_would_be_refused_and_sends_nothing() {
+    let rig = rig(Script { syntaxes: vec![EXPLICIT_LITTLE], ..Script::default() }, |_| ()).await;
+    let good = vec![kind("CT1", CT, EXPLICIT_LITTLE), kind("MR1", MR, EXPLICIT_LITTLE)];
+    let within = Duration::from_secs(5);
+    assert_eq!(rig.courier.rehearse(EndpointId(0), good.clone(), within).await, Ok(vec![]));
+    let bad = vec![kind("CT1", CT, JPEG), kind("CT1", MR, JPEG), kind("CT1", CT, EXPLICIT_LITTLE)];
+    let found = rig.courier.rehearse(EndpointId(0), bad.clone(), within).await;
+    assert_eq!(found, Ok(vec![Refusal::Syntax(bad[0].clone()), Refusal::Syntax(bad[1].clone())]));
+    timeout(Duration::from_secs(5), rig.peer.until(|heard| heard.releases == 3)).await.unwrap();
+    let heard = rig.peer.heard.lock().unwrap();
+    assert_eq!(heard.associations, [("CT1".to_owned(), 1), ("MR1".to_owned(), 1), ("CT1".to_owned(), 3)]);
+    assert!(heard.objects.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rehearsal_of_much_takes_several_associations() {
+    let rig = rig(Script::default(), |d| d.convert = true).await;
+    let kinds: Vec<Kind> = (0..100).map(|n| kind("", &format!("1.2.{n}"), EXPLICIT_LITTLE)).collect();
+    assert_eq!(rig.courier.rehearse(EndpointId(0), kinds, Duration::from_secs(5)).await, Ok(vec![]));
+    let heard = rig.peer.heard.lock().unwrap();
+    assert!(heard.associations.len() > 1 && heard.associations.iter().all(|(ae, contexts)| ae == "EVERPOST" && *contexts <= 128), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_title_that_is_rejected_is_found_before_it_is_needed() {
+    let reject = Reject { result: 1, source: 1, reason: 3 };
+    let rig = rig(Script { reject: Some(reject), ..Script::default() }, |_| ()).await;
+    let found = rig.courier.rehearse(EndpointId(0), vec![kind("CT1", CT, JPEG)], Duration::from_secs(5)).await.unwrap();
+    assert!(matches!(&found[..], [Refusal::Title { calling_ae, why }] if calling_ae == "CT1" && why.contains("calling AE title not recognized")));
+    let mute = self::rig(Script { mute: true, ..Script::default() }, |_| ()).await;
+    let stumble = mute.courier.rehearse(EndpointId(0), vec![], Duration::from_millis(200)).await.unwrap_err();
+    assert_eq!(stumble.phase, Phase::Associate);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_long_the_answer_took_is_told() {
+    let rig = rig(Script::default(), |_| ()).await;
+    rig.put("CT1", CT, EXPLICIT_LITTLE, EXPLICIT);
+    let envelope = rig.spool.take(rig.destination).unwrap().unwrap();
+    let answer = AnswerTime::default();
+    let order = Order { envelope, endpoint: EndpointId(0), fresh: false, answer: answer.clone() };
+    assert_eq!(rig.courier.attempt(order).await, STORED);
+    assert!(answer.get().is_some());
 }
 
 #[test]

@@ -13,12 +13,13 @@
 
 use crate::config::{self, Ambiguous};
 use crate::delivery::engine::{Action, Engine, Moment};
+use crate::delivery::standby::{Kind, Rehearsed, Stumble};
 use crate::delivery::status::DestinationStatus;
 use crate::delivery::{Outcome, Phase, Silence};
 use crate::event::Events;
 use crate::ids::{DestinationId, EndpointId, EnvelopeId};
 use crate::io::committer::Committer;
-use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
+use crate::io::courier::{AnswerTime, Boxed, Courier, Order, ProbeFailure};
 use crate::io::stop::Stop;
 use crate::limits::POOL_KNOWN;
 use crate::spool::{Filter, Settlement, Spool, SpoolError, State, UnixMillis};
@@ -104,6 +105,10 @@ impl Driver {
         let mut engine = Engine::new(destination, fastrand::u64(..), now().at);
         engine.pause(paused);
         let pools_known = courier.pools_known(Instant::now() + POOL_KNOWN);
+        let name = format!("{SEEN}{}", engine.destination().name);
+        for (_, seen) in committer.spool().remembered().iter().filter(|(about, _)| *about == name) {
+            engine.recall(seen);
+        }
         let shared = Arc::new(Shared {
             id,
             spool: Arc::clone(committer.spool()),
@@ -223,10 +228,14 @@ impl Driver {
     }
 }
 
+/// Name under which the spool remembers what was seen of a destination's traffic, before the destination's name.
+const SEEN: &str = "seen/";
+
 /// Work for a task of its own.
 enum Job {
     Attempt { courier: Arc<dyn Courier>, order: Order, synced: Option<Arc<str>> },
     Probe { courier: Arc<dyn Courier>, endpoint: EndpointId, store: bool, generation: u64, within: Duration },
+    Rehearse { courier: Arc<dyn Courier>, endpoint: EndpointId, kinds: Vec<Kind>, generation: u64, within: Duration },
 }
 
 /// What a task was for.
@@ -234,11 +243,13 @@ enum Job {
 enum Errand {
     Attempt(EnvelopeId),
     Probe(EndpointId, u64),
+    Rehearsal(EndpointId, u64),
 }
 
 enum Ended {
-    Attempt(Outcome),
-    Probe(Result<(), ProbeFailure>),
+    Attempt(Outcome, AnswerTime),
+    Probe(Result<Duration, ProbeFailure>),
+    Rehearsal(Rehearsed),
 }
 
 impl Shared {
@@ -269,13 +280,22 @@ impl Shared {
             match action {
                 Action::Attempt { envelope, endpoint, fresh, synced } => {
                     let name = core.engine.destination().endpoints.get(endpoint.index()).map(|e| Arc::clone(&e.name));
-                    let order = Order { envelope, endpoint, fresh };
+                    let order = Order { envelope, endpoint, fresh, answer: AnswerTime::default() };
                     core.jobs.push(Job::Attempt { courier: Arc::clone(&core.courier), order, synced: name.filter(|_| synced) });
                 }
                 Action::Probe { endpoint, store } => {
                     let Some(config) = core.engine.destination().endpoints.get(endpoint.index()) else { continue };
                     let within = config.health.timeout + PROBE_GRACE;
                     core.jobs.push(Job::Probe { courier: Arc::clone(&core.courier), endpoint, store, generation: core.generation, within });
+                }
+                Action::Rehearse { endpoint, kinds } => {
+                    let (courier, generation) = (Arc::clone(&core.courier), core.generation);
+                    core.jobs.push(Job::Rehearse { courier, endpoint, kinds, generation, within: core.engine.destination().connect_timeout });
+                }
+                Action::Remember { value } => {
+                    let name = format!("{SEEN}{}", core.engine.destination().name);
+                    // Not kept: the next one may be, and until then only the readiness of a standby after a restart suffers.
+                    self.spool.remember(&name, &value, Box::new(|_kept| {}));
                 }
                 Action::Drain(endpoint) => core.courier.drain(endpoint),
                 Action::Settle { id, settlement, synced } => self.settle(core, id, settlement, synced),
@@ -387,7 +407,12 @@ impl Shared {
     fn finish(&self, errand: Errand, ended: Result<Ended, String>) {
         let mut core = self.core();
         match (errand, ended) {
-            (Errand::Attempt(id), Ok(Ended::Attempt(outcome))) => core.engine.ended(id, &outcome, now()),
+            (Errand::Attempt(id), Ok(Ended::Attempt(outcome, answer))) => {
+                if let Some(took) = answer.get() {
+                    core.engine.answered_in(id, took, now());
+                }
+                core.engine.ended(id, &outcome, now());
+            }
             (Errand::Attempt(id), ended) => {
                 let cause = ended.err().unwrap_or_else(|| "the attempt gave no outcome".to_owned());
                 let hold = core.engine.destination().ambiguous == Ambiguous::Hold || self.cut.load(Ordering::Acquire);
@@ -395,12 +420,20 @@ impl Shared {
                 let outcome = if hold { Outcome::Unanswered { silence: Silence::Lost, cause } } else { Outcome::Local { cause, permanent: false } };
                 core.engine.ended(id, &outcome, now());
             }
-            (Errand::Probe(_, generation), _) if generation != core.generation => {}
-            (Errand::Probe(endpoint, _), Ok(Ended::Probe(Ok(())))) => core.engine.probed(endpoint, Ok(()), now()),
+            (Errand::Probe(_, generation) | Errand::Rehearsal(_, generation), _) if generation != core.generation => {}
+            (Errand::Probe(endpoint, _), Ok(Ended::Probe(Ok(took)))) => {
+                core.engine.probe_answered_in(endpoint, took, now());
+                core.engine.probed(endpoint, Ok(()), now());
+            }
             (Errand::Probe(endpoint, _), Ok(Ended::Probe(Err(failure)))) => {
                 core.engine.probed(endpoint, Err((failure.phase, &failure.cause)), now());
             }
             (Errand::Probe(endpoint, _), _) => core.engine.probed(endpoint, Err((Phase::Connect, "the probe broke off")), now()),
+            (Errand::Rehearsal(endpoint, _), Ok(Ended::Rehearsal(found))) => core.engine.rehearsed(endpoint, &found, now()),
+            (Errand::Rehearsal(endpoint, _), _) => {
+                let cause = "it broke off".to_owned();
+                core.engine.rehearsed(endpoint, &Err(Stumble { phase: Phase::Connect, cause }), now());
+            }
         }
         self.perform(&mut core);
     }
@@ -512,9 +545,11 @@ fn begin(shared: &Arc<Shared>, job: Job) -> (Errand, Boxed<Ended>) {
                 if let Some(endpoint) = synced
                     && let Err(error) = committer.settle(id, Settlement::Started { endpoint }).await
                 {
-                    return Ended::Attempt(Outcome::Local { cause: format!("the start could not be recorded: {error}"), permanent: false });
+                    let cause = format!("the start could not be recorded: {error}");
+                    return Ended::Attempt(Outcome::Local { cause, permanent: false }, AnswerTime::default());
                 }
-                Ended::Attempt(courier.attempt(order).await)
+                let answer = order.answer.clone();
+                Ended::Attempt(courier.attempt(order).await, answer)
             };
             (Errand::Attempt(id), Box::pin(work))
         }
@@ -524,6 +559,15 @@ fn begin(shared: &Arc<Shared>, job: Job) -> (Errand, Boxed<Ended>) {
                 Ended::Probe(tokio::time::timeout(within, courier.probe(endpoint, store)).await.unwrap_or(Err(late)))
             };
             (Errand::Probe(endpoint, generation), Box::pin(work))
+        }
+        Job::Rehearse { courier, endpoint, kinds, generation, within } => {
+            let work = async move {
+                // Each association has its own deadline; this one is for a courier that forgets it.
+                let all = within * u32::try_from(kinds.len() + 1).unwrap_or(u32::MAX) + PROBE_GRACE;
+                let late = Stumble { phase: Phase::Connect, cause: "no result in time".to_owned() };
+                Ended::Rehearsal(tokio::time::timeout(all, courier.rehearse(endpoint, kinds, within)).await.unwrap_or(Err(late)))
+            };
+            (Errand::Rehearsal(endpoint, generation), Box::pin(work))
         }
     }
 }

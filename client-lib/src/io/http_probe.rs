@@ -15,6 +15,7 @@ use http_body_util::Empty;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 /// The URL of one endpoint's probes.
@@ -32,15 +33,16 @@ impl HttpProbe {
         Some(Self { url: url.clone(), tls })
     }
 
-    /// Makes one probe.
-    pub(crate) async fn probe(&self, deadline: Instant) -> Result<(), ProbeFailure> {
+    /// Makes one probe; how long the answer took.
+    pub(crate) async fn probe(&self, deadline: Instant) -> Result<Duration, ProbeFailure> {
         let url = &self.url;
         let failed = |phase, what: String| ProbeFailure { phase, cause: format!("{url} {what}") };
         let tls = self.tls.as_ref().map_err(|what| failed(Phase::Tls, format!("was not asked: {what}")))?;
         let addresses = dial::resolve(&url.host, url.port, deadline).await.map_err(|outcome| unreached(url, outcome))?;
         let stream = dial::connect(&addresses, &url.authority(), tls.as_ref(), deadline).await.map_err(|outcome| unreached(url, outcome))?;
+        let asked = Instant::now();
         match timeout_at(deadline, get(url, TokioIo::new(stream))).await {
-            Ok(Ok(status)) if status.is_success() => Ok(()),
+            Ok(Ok(status)) if status.is_success() => Ok(asked.elapsed()),
             Ok(Ok(status)) => Err(failed(Phase::Answer, format!("answered {}; 200 to 299 is good", status.as_u16()))),
             Ok(Err(error)) => Err(failed(Phase::Answer, format!("gave no HTTP answer: {error}"))),
             Err(_) => Err(failed(Phase::Answer, "did not answer in time".to_owned())),
@@ -80,7 +82,6 @@ fn unreached(url: &HttpUrl, outcome: Outcome) -> ProbeFailure {
 #[allow(clippy::unwrap_used, clippy::disallowed_types)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -104,7 +105,7 @@ mod tests {
         let url = HttpUrl { host: "127.0.0.1".to_owned(), port, target: "/health?deep".to_owned(), tls: None };
         let probe = HttpProbe::of(&HealthSettings::of(Probe::Http(url))).unwrap();
         let patience = if answer.is_empty() { Duration::from_millis(200) } else { Duration::from_secs(20) };
-        let result = probe.probe(Instant::now() + patience).await;
+        let result = probe.probe(Instant::now() + patience).await.map(drop);
         (result, served.await.unwrap())
     }
 

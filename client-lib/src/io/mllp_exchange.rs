@@ -121,6 +121,8 @@ pub(crate) struct Link {
     fit: bool,
     /// The endpoint refused our certificate after the handshake: it cannot have the message.
     turned_away: bool,
+    /// How long the answer to the last message took.
+    answered_in: Option<Duration>,
 }
 
 /// Why the answer phase ended without an answer that counts.
@@ -130,12 +132,28 @@ impl Link {
     /// Takes a new connection. `name` is the endpoint's address, for causes.
     pub(crate) fn new(stream: Stream, name: String) -> Self {
         let (decoder, buffer) = (Decoder::whole(MLLP_ANSWER_BYTES_MAX), BytesMut::new());
-        Self { stream, name, decoder, buffer, settled: VecDeque::new(), late: Vec::new(), reused: false, fit: true, turned_away: false }
+        Self {
+            stream,
+            name,
+            decoder,
+            buffer,
+            settled: VecDeque::new(),
+            late: Vec::new(),
+            reused: false,
+            fit: true,
+            turned_away: false,
+            answered_in: None,
+        }
     }
 
     /// Whether the connection can carry another message.
     pub(crate) fn is_fit(&self) -> bool {
         self.fit
+    }
+
+    /// How long the answer to the last message took, if there was one.
+    pub(crate) fn answered_in(&self) -> Option<Duration> {
+        self.answered_in
     }
 
     /// Answers to earlier messages that came since the last call.
@@ -201,6 +219,7 @@ impl Link {
     pub(crate) async fn exchange(&mut self, dispatch: Dispatch) -> (Outcome, Option<Bytes>) {
         let Dispatch { source, control_id, envelope, silent, timeout } = dispatch;
         let mut ids = vec![control_id];
+        self.answered_in = None;
         if let Err(outcome) = self.transmit(source, &mut ids, timeout).await {
             self.fit = false;
             return (outcome, None);
@@ -210,8 +229,10 @@ impl Link {
             self.remember(settled(ids));
             return (Outcome::SilenceAsked, None);
         }
-        match self.answer(&ids, Instant::now() + timeout).await {
+        let sent_at = Instant::now();
+        match self.answer(&ids, sent_at + timeout).await {
             Ok((answer, text)) => {
+                self.answered_in = Some(sent_at.elapsed());
                 if answer.code == AckCode::CA {
                     self.remember(settled(ids));
                 }

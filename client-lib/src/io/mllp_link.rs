@@ -6,6 +6,7 @@
 //! Errors: none; failures are outcomes. Answers to earlier messages become notes in their stories, and an alarm if they are negative.
 
 use crate::config::{Destination, Endpoint, Probe};
+use crate::delivery::standby::{Kind, Rehearsed, Stumble};
 use crate::delivery::status::NameStatus;
 use crate::delivery::{AckCode, Outcome, Phase};
 use crate::event::{Event, Events};
@@ -137,9 +138,14 @@ impl Courier for MllpCourier {
         Box::pin(async move { shared.attempt(order).await })
     }
 
-    fn probe(&self, endpoint: EndpointId, _store: bool) -> Boxed<Result<(), ProbeFailure>> {
+    fn probe(&self, endpoint: EndpointId, _store: bool) -> Boxed<Result<Duration, ProbeFailure>> {
         let shared = self.shared.clone();
         Box::pin(async move { shared.probe(endpoint).await })
+    }
+
+    fn rehearse(&self, endpoint: EndpointId, _kinds: Vec<Kind>, within: Duration) -> Boxed<Rehearsed> {
+        let shared = self.shared.clone();
+        Box::pin(async move { shared.rehearse(endpoint, within).await })
     }
 
     fn drain(&self, endpoint: EndpointId) {
@@ -210,6 +216,9 @@ impl Shared {
         let silent = silent(envelope.keys.get(Key::AckConditions), self.destination.silence_as_asked);
         let dispatch = Dispatch { source, control_id, envelope: Some(envelope.id), silent, timeout: self.destination.ack_timeout };
         let (outcome, _) = kept.link.exchange(dispatch).await;
+        if let Some(took) = kept.link.answered_in() {
+            order.answer.set(took);
+        }
         self.note(post, kept.link.take_late());
         self.keep(order.endpoint, kept);
         outcome
@@ -303,12 +312,25 @@ impl Shared {
         }
     }
 
-    async fn probe(self: Arc<Self>, endpoint: EndpointId) -> Result<(), ProbeFailure> {
+    /// All there is to negotiate with an HL7 receiver: the connection, with its TLS.
+    async fn rehearse(self: Arc<Self>, endpoint: EndpointId, within: Duration) -> Rehearsed {
+        let Some(post) = self.posts.get(endpoint.index()) else { return Ok(Vec::new()) };
+        let stumble = |outcome| {
+            let ProbeFailure { phase, cause } = failure(outcome);
+            Stumble { phase, cause }
+        };
+        let stream = post.dialer.dial(Instant::now() + within).await.map_err(stumble)?;
+        crate::io::stream::close(stream).await;
+        Ok(Vec::new())
+    }
+
+    async fn probe(self: Arc<Self>, endpoint: EndpointId) -> Result<Duration, ProbeFailure> {
         let Some(post) = self.posts.get(endpoint.index()) else {
             return Err(ProbeFailure { phase: Phase::Resolve, cause: "the endpoint is not configured any more".into() });
         };
         let health = &post.endpoint.health;
-        let deadline = Instant::now() + health.timeout;
+        let begun = Instant::now();
+        let deadline = begun + health.timeout;
         if let Some(http) = &post.http {
             return http.probe(deadline).await;
         }
@@ -316,13 +338,15 @@ impl Shared {
             // A question of DICOM says nothing about an HL7 receiver; the configuration does not let it through.
             Probe::Tcp | Probe::DicomEcho | Probe::DicomStore { .. } | Probe::Http(_) => {
                 let stream = post.dialer.dial_plain(deadline).await.map_err(failure)?;
+                let took = begun.elapsed();
                 crate::io::stream::close(stream).await;
-                Ok(())
+                Ok(took)
             }
             Probe::Tls => {
                 let kept = self.dial(post, deadline).await.map_err(failure)?;
+                let took = begun.elapsed();
                 kept.link.close().await;
-                Ok(())
+                Ok(took)
             }
             Probe::Mllp(file) => {
                 let content = read_file(file).await.map_err(|error| ProbeFailure {
@@ -332,9 +356,10 @@ impl Shared {
                 let mut kept = self.dial(post, deadline).await.map_err(failure)?;
                 let timeout = deadline.saturating_duration_since(Instant::now());
                 let (outcome, _) = kept.link.exchange(by_hand(content, timeout)).await;
+                let took = kept.link.answered_in().unwrap_or_default();
                 kept.link.close().await;
                 match outcome {
-                    Outcome::Acknowledged { code, .. } if code.is_positive() => Ok(()),
+                    Outcome::Acknowledged { code, .. } if code.is_positive() => Ok(took),
                     Outcome::Acknowledged { code, error } => {
                         let error = error.map(|error| format!(" {error}")).unwrap_or_default();
                         Err(ProbeFailure { phase: Phase::Answer, cause: format!("the test message was answered with {}{error}", code.name()) })

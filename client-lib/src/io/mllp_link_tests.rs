@@ -4,6 +4,7 @@
 use super::*;
 use crate::config::destination::read_client;
 use crate::config::read::Reading;
+use crate::io::courier::AnswerTime;
 use crate::io::disk::Directory;
 use crate::keys::Keys;
 use crate::mllp::{self, Decoded, Decoder};
@@ -90,7 +91,7 @@ impl Bench {
     }
 
     async fn attempt(&self, envelope: Envelope, fresh: bool) -> Outcome {
-        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh }).await
+        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh, answer: AnswerTime::default() }).await
     }
 }
 
@@ -118,7 +119,14 @@ async fn parallel_attempts_have_connections_of_their_own_and_few_are_kept() {
     let seen = Seen::default();
     let bench = Bench::new(seen.listen().await, "associations = 2");
     let attempts: Vec<_> = (0..6)
-        .map(|n| bench.courier.attempt(Order { envelope: bench.envelope(&format!("P{n}"), 10), endpoint: EndpointId(0), fresh: false }))
+        .map(|n| {
+            bench.courier.attempt(Order {
+                envelope: bench.envelope(&format!("P{n}"), 10),
+                endpoint: EndpointId(0),
+                fresh: false,
+                answer: AnswerTime::default(),
+            })
+        })
         .collect();
     let running: Vec<_> = attempts.into_iter().map(tokio::spawn).collect();
     for attempt in running {
@@ -161,10 +169,10 @@ async fn probes_ask_what_they_are_told_to_ask() {
     let file = folder.path().join("probe.hl7");
     std::fs::write(&file, "MSH|^~\\&|A|B|C|D|||ADT^A01|PROBE|T|2.5\nPID|1\n").unwrap();
     let bench = Bench::new(address, &format!("health = {{ probe = \"mllp\", message = '{}' }}", file.display()));
-    assert_eq!(bench.courier.probe(EndpointId(0), false).await, Ok(()));
+    assert_eq!(bench.courier.probe(EndpointId(0), false).await.map(drop), Ok(()));
     assert_eq!(seen.messages(), [b"MSH|^~\\&|A|B|C|D|||ADT^A01|PROBE|T|2.5\rPID|1\r"]);
     let bench = Bench::new(address, "");
-    assert_eq!(bench.courier.probe(EndpointId(0), false).await, Ok(()));
+    assert_eq!(bench.courier.probe(EndpointId(0), false).await.map(drop), Ok(()));
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let bench = Bench::new(closed, "");
     assert_eq!(bench.courier.probe(EndpointId(0), false).await.unwrap_err().phase, Phase::Connect);

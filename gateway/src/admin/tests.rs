@@ -351,10 +351,10 @@ impl Courier for Way {
         }
         Box::pin(async move { if taken { Outcome::Acknowledged { code: AckCode::AA, error: None } } else { refused } })
     }
-    fn probe(&self, endpoint: EndpointId, _store: bool) -> Boxed<Result<(), ProbeFailure>> {
+    fn probe(&self, endpoint: EndpointId, _store: bool) -> Boxed<Result<Duration, ProbeFailure>> {
         let good = endpoint.0 != 0 || self.0.good.load(Ordering::Acquire);
         let bad = ProbeFailure { phase: Phase::Connect, cause: "refused".to_owned() };
-        Box::pin(async move { if good { Ok(()) } else { Err(bad) } })
+        Box::pin(async move { if good { Ok(Duration::ZERO) } else { Err(bad) } })
     }
     fn drain(&self, _: EndpointId) {}
     fn connected(&self, _: EndpointId) -> Vec<SocketAddr> {

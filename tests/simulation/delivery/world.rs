@@ -348,7 +348,8 @@ impl World {
                     let (takes, result) = self.peers[endpoint.index()].probe(&mut self.random);
                     self.later(takes, Happening::ProbeEnds { endpoint, run: self.run, result });
                 }
-                Action::Drain(_) => {}
+                Action::Rehearse { endpoint, .. } => self.engine.rehearsed(endpoint, &Ok(Vec::new()), self.moment()),
+                Action::Drain(_) | Action::Remember { .. } => {}
                 Action::Settle { id, settlement, synced } => {
                     self.check_settlement(id, &settlement);
                     self.store.settle(id, settlement, self.now, synced);

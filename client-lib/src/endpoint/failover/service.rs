@@ -13,7 +13,8 @@ impl Failover {
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
         let probes = self.places.iter().filter(|p| p.admin != Admin::Disabled).filter_map(|p| p.health.next_probe());
         let returns = self.order().filter_map(|e| self.return_at(e));
-        probes.chain(returns).chain(self.resume_at().filter(|at| *at > now)).min()
+        let paces = self.places.iter().filter_map(|p| p.health.next_timeout());
+        probes.chain(returns).chain(paces).chain(self.resume_at().filter(|at| *at > now)).min()
     }
 
     /// The end of the wait of a stall.
@@ -24,6 +25,7 @@ impl Failover {
 
     /// Time passed: returns happen here. Probes are asked for with `probe_due`.
     pub fn on_timeout(&mut self, now: Instant) {
+        self.forget_paces(now);
         self.review(now, String::new());
     }
 
@@ -32,7 +34,8 @@ impl Failover {
         let place = &self.places[endpoint.index()];
         let waiting = place.out.is_some() && !place.canary_due && (place.trusted() || place.health.wants_canary());
         let may = waiting && self.stall.is_none() && self.auto && self.voluntary(endpoint) && place.admin == Admin::Enabled;
-        place.health.good_since().filter(|_| may).map(|since| since + place.hold_down)
+        let too_slow = place.health.wants_leaving() && !place.health.may_be_fast_again();
+        place.health.good_since().filter(|_| may && !too_slow).map(|since| since + place.hold_down)
     }
 
     pub(super) fn order(&self) -> impl Iterator<Item = EndpointId> + use<> {
@@ -69,6 +72,10 @@ impl Failover {
             if place.out.is_none() && !place.health.eligible() {
                 why = format!("{}: {}", place.config.name, place.health.reason());
                 self.put_out(endpoint, now);
+            } else if let Some(slow) = self.too_slow(endpoint) {
+                why = slow;
+                self.put_out(endpoint, now);
+                self.places[endpoint.index()].health.rest(now);
             }
         }
         for endpoint in self.order() {
@@ -79,6 +86,10 @@ impl Failover {
                 continue;
             }
             let rested = self.auto && place.rested(now);
+            if place.trusted() && place.health.wants_leaving() && !(rested && self.is_fast_enough(endpoint)) {
+                continue;
+            }
+            let place = &mut self.places[endpoint.index()];
             if place.trusted() && (rested || !voluntary) {
                 if voluntary {
                     why = format!("{} was good for {} s", place.config.name, place.hold_down.as_secs_f32());
@@ -96,7 +107,9 @@ impl Failover {
         let mut serving: Vec<EndpointId> = self.order().filter(|e| self.serves(*e)).collect();
         if serving.is_empty() {
             // Hold-down delays voluntary returns only: what is trusted serves when nothing else does.
-            if let Some(endpoint) = self.order().find(|e| self.places[e.index()].trusted()) {
+            let trusted = |e: &EndpointId| self.places[e.index()].trusted();
+            let fast = |e: &EndpointId| trusted(e) && !self.places[e.index()].health.wants_leaving();
+            if let Some(endpoint) = self.order().find(fast).or_else(|| self.order().find(trusted)) {
                 self.places[endpoint.index()].bring_back(now);
                 serving.push(endpoint);
             }

@@ -1,10 +1,10 @@
 //! Failover by hand-made clock: each rule of the module's head once, with the times at which it acts. Rules: no sleeping; the clock is an argument.
 
 use super::*;
-use crate::config::{HealthSettings, Probe};
+use crate::config::{HealthSettings, OnSlow, Probe};
 use crate::delivery::Phase;
 use crate::endpoint::fixture;
-use crate::endpoint::health::State;
+use crate::endpoint::health::{Answers, State};
 use crate::keys::Protocol;
 
 const A: EndpointId = EndpointId(0);
@@ -550,4 +550,104 @@ fn check_state(before: &Failover, after: &Failover, answered: bool, now: Instant
             assert!(new.rested(now), "a voluntary return before its hold-down was over");
         }
     }
+}
+
+/// A destination that leaves slow endpoints.
+fn leaving(names: &[&str]) -> Bench {
+    Bench::new(names, |d| {
+        for endpoint in &mut d.endpoints {
+            let health = HealthSettings { slow: OnSlow::Leave, slow_after: Some(Duration::from_secs(1)), ..endpoint.health.clone() };
+            *endpoint = std::sync::Arc::new(Endpoint { health, ..(**endpoint).clone() });
+        }
+    })
+}
+
+impl Bench {
+    /// Eight answers, a second apart, and good probes everywhere.
+    fn answers(&mut self, endpoint: EndpointId, of: Answers, millis: u64) {
+        for _ in 0..8 {
+            self.now += Duration::from_secs(1);
+            self.machine.took(endpoint, of, Duration::from_millis(millis), self.now);
+        }
+        self.good_everywhere();
+    }
+
+    fn good_everywhere(&mut self) {
+        self.machine.on_timeout(self.now);
+        for index in 0..u16::try_from(self.machine.len()).unwrap_or(0) {
+            self.machine.probed(EndpointId(index), Ok(()), self.now);
+        }
+    }
+
+    /// Good probes everywhere for so long, ten seconds apart.
+    fn good_for(&mut self, seconds: u64) {
+        for _ in 0..seconds / 10 {
+            self.now += Duration::from_secs(10);
+            self.good_everywhere();
+        }
+    }
+}
+
+#[test]
+fn a_slow_endpoint_is_left_for_a_good_one_and_returned_to_after_the_hold_down() {
+    let mut b = leaving(&["a", "b"]);
+    b.good_for(60);
+    b.answers(A, Answers::Messages, 3_000);
+    assert_eq!(b.active(), Some(B));
+    assert!(b.machine.reason().contains("a is slow: its answers to messages take 3.0 s"), "{}", b.machine.reason());
+    assert_eq!(b.machine.health(A).map(Health::state), Some(State::Up), "slow is not dead");
+    b.good_for(20);
+    assert_eq!(b.active(), Some(B), "the hold-down begins when it is left");
+    b.good_for(20);
+    assert_eq!(b.active(), Some(A));
+    b.answers(A, Answers::Messages, 3_000);
+    assert_eq!(b.active(), Some(B), "slow again");
+    b.good_for(50);
+    assert_eq!(b.active(), Some(B), "the return failed: the hold-down doubled");
+    b.good_for(20);
+    assert_eq!(b.active(), Some(A));
+}
+
+#[test]
+fn a_slow_endpoint_is_kept_while_no_other_is_good_or_fast() {
+    let mut b = leaving(&["a", "b"]);
+    b.probes(B, false, 3);
+    b.answers(A, Answers::Messages, 3_000);
+    b.machine.probed(B, Err((Phase::Connect, "refused")), b.now);
+    assert_eq!(b.active(), Some(A));
+    let mut b = leaving(&["a", "b"]);
+    b.answers(B, Answers::Probes, 3_000);
+    b.answers(A, Answers::Messages, 3_000);
+    assert_eq!(b.active(), Some(A), "both are slow");
+    let mut b = leaving(&["a", "b"]);
+    b.answers(A, Answers::Messages, 3_000);
+    assert_eq!(b.active(), Some(B));
+    b.probes(B, false, 3);
+    assert_eq!(b.active(), Some(A), "slow is better than nothing");
+}
+
+#[test]
+fn a_slow_endpoint_that_only_warns_stays() {
+    let mut b = Bench::two();
+    b.answers(A, Answers::Messages, 20);
+    for _ in 0..3 {
+        b.answers(A, Answers::Messages, 20);
+    }
+    b.answers(A, Answers::Messages, 3_000);
+    assert!(b.machine.health(A).and_then(Health::slow_reason).is_some());
+    assert_eq!(b.active(), Some(A));
+}
+
+#[test]
+fn probes_that_are_slow_keep_it_away_until_they_are_fast() {
+    let mut b = leaving(&["a", "b"]);
+    b.good_for(60);
+    b.answers(A, Answers::Probes, 3_000);
+    assert_eq!(b.active(), Some(B));
+    b.good_for(120);
+    assert_eq!(b.active(), Some(B));
+    b.answers(A, Answers::Probes, 10);
+    assert_eq!(b.active(), Some(B), "hold-down");
+    b.good_for(40);
+    assert_eq!(b.active(), Some(A));
 }

@@ -62,9 +62,9 @@ impl Courier for Way {
             Outcome::Stored { status: 0 }
         })
     }
-    fn probe(&self, _: EndpointId, _: bool) -> Boxed<Result<(), ProbeFailure>> {
+    fn probe(&self, _: EndpointId, _: bool) -> Boxed<Result<Duration, ProbeFailure>> {
         self.0.probes.fetch_add(1, Ordering::AcqRel);
-        Box::pin(async { Ok(()) })
+        Box::pin(async { Ok(Duration::ZERO) })
     }
     fn drain(&self, _: EndpointId) {}
     fn connected(&self, _: EndpointId) -> Vec<SocketAddr> {
