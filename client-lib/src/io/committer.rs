@@ -262,3 +262,7 @@ impl Committer {
         stopped.await.map_err(|cause| SpoolError::NotDurable { phase: "sync", cause: io::Error::other(cause) })?
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Group commit: whoever finds the log free leads, writes and syncs all that waits, and tells everybody.
 //! Rules: numbers are given in the order of queueing; a group is one write and one sync; the index knows an envelope before anybody hears that it is
 //! durable; no timer delays a lone message. A settlement whose group failed is kept and written again, because the envelope has moved on in memory.
+//! A panic of ours while leading fails that group like a failed write, is told, and the next group is led as ever: nobody waits for ever.
 //! Errors: `NotDurable` to everyone whose record was in a failed group. The doubtful records never return (`journal`).
 
 use crate::event::Event;
@@ -13,6 +14,7 @@ use crate::spool::segment::Entry;
 use crate::spool::{Done, Inner, Intake, Receipt};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -39,7 +41,7 @@ pub(crate) enum Waiter {
     Nobody,
     Receipt(Done<Receipt>),
     Synced(Done<()>),
-    Slot(Arc<Slot>),
+    Slot(Waiting),
 }
 
 /// What a durable record changes in memory.
@@ -126,6 +128,24 @@ enum SlotState {
     Done(Result<(), SpoolError>),
 }
 
+/// Somebody waits at a slot, who is told at the latest when this is dropped.
+pub(crate) struct Waiting(Arc<Slot>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        if matches!(*state, SlotState::Waiting) {
+            *state = SlotState::Done(Err(again(&panicked("write"))));
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+/// A panic of ours, as a failure.
+fn panicked(phase: &'static str) -> Failure {
+    Failure { phase, cause: io::Error::other("a fault in the gateway itself (panic)") }
+}
+
 impl Slot {
     fn set(&self, state: SlotState) {
         *lock(&self.state) = state;
@@ -148,7 +168,7 @@ impl Inner {
         let slot = Arc::new(Slot::default());
         let mut lead = {
             let mut q = lock(&self.queue);
-            queue(&mut q, Waiter::Slot(Arc::clone(&slot)));
+            queue(&mut q, Waiter::Slot(Waiting(Arc::clone(&slot))));
             !std::mem::replace(&mut q.leading, true)
         };
         loop {
@@ -224,7 +244,7 @@ impl Inner {
     /// Hands the lead on after one's own group.
     fn pass_on(&self) {
         let mut q = lock(&self.queue);
-        if let Some(slot) = q.items.iter().find_map(|i| if let Waiter::Slot(slot) = &i.waiter { Some(slot) } else { None }) {
+        if let Some(slot) = q.items.iter().find_map(|i| if let Waiter::Slot(waiting) = &i.waiter { Some(&waiting.0) } else { None }) {
             return slot.set(SlotState::Lead);
         }
         q.leading = false;
@@ -253,10 +273,21 @@ impl Inner {
         };
         let (mut at, mut rest) = (0, items.drain(..));
         while rest.len() > 0 {
-            match self.write_part(&mut bytes[at..], rest.as_slice()) {
+            let written = self.survive("writing a group", || self.write_part(&mut bytes[at..], rest.as_slice()));
+            let written = written.unwrap_or_else(|| {
+                // How far it came is not known: the file is given up where it was durable.
+                lock(&self.journal).abandon();
+                Err(panicked("write"))
+            });
+            match written {
                 Ok((start, count)) => {
                     at += rest.as_slice()[..count].iter().map(|i| i.length).sum::<usize>();
-                    self.apply(start, rest.by_ref().take(count));
+                    let left = rest.len() - count;
+                    // Should it panic: what is durable and not known yet is found at the next start; those who wait are told no.
+                    self.survive("taking a group into the index", || self.apply(start, rest.by_ref().take(count)));
+                    while rest.len() > left {
+                        drop(rest.next());
+                    }
                 }
                 Err(failure) => {
                     // First the place where the doubtful records end is made known, then the waiters hear of it.
@@ -384,17 +415,33 @@ impl Inner {
             }
         }
         drop(index);
-        for destination in ready {
-            self.wake(destination);
-        }
+        // First those who wait to answer, then those who deliver.
         for (waiter, id) in waiters {
             match waiter {
                 Waiter::Nobody => {}
-                Waiter::Receipt(done) => done(Ok(Receipt { message: MessageId(id) })),
-                Waiter::Synced(done) => done(Ok(())),
-                Waiter::Slot(slot) => slot.set(SlotState::Done(Ok(()))),
+                Waiter::Receipt(done) => self.tell(done, Ok(Receipt { message: MessageId(id) })),
+                Waiter::Synced(done) => self.tell(done, Ok(())),
+                Waiter::Slot(waiting) => waiting.0.set(SlotState::Done(Ok(()))),
             }
         }
+        for destination in ready {
+            self.survive("telling a destination", || self.wake(destination));
+        }
+    }
+
+    fn tell<T>(&self, done: Done<T>, result: Result<T, SpoolError>) {
+        self.survive("telling of a commit", || done(result));
+    }
+
+    /// Runs what must not take the leader with it. `None`: it panicked, which was told.
+    pub(crate) fn survive<T>(&self, doing: &str, work: impl FnOnce() -> T) -> Option<T> {
+        // What a panic leaves behind is whole as far as anybody goes on with it: see `lock`, and those who call this.
+        let result = catch_unwind(AssertUnwindSafe(work));
+        if result.is_err() {
+            let what = format!("a fault in the gateway itself (panic) while {doing}; it goes on, please report it");
+            self.events.emit(Event::Incident { subject: "spool".to_owned(), what });
+        }
+        result.ok()
     }
 
     /// Tells everyone of a failed group; keeps its settlements.
@@ -412,9 +459,9 @@ impl Inner {
         for waiter in waiters {
             match waiter {
                 Waiter::Nobody => {}
-                Waiter::Receipt(done) => done(Err(again(failure))),
-                Waiter::Synced(done) => done(Err(again(failure))),
-                Waiter::Slot(slot) => slot.set(SlotState::Done(Err(again(failure)))),
+                Waiter::Receipt(done) => self.tell(done, Err(again(failure))),
+                Waiter::Synced(done) => self.tell(done, Err(again(failure))),
+                Waiter::Slot(waiting) => waiting.0.set(SlotState::Done(Err(again(failure)))),
             }
         }
     }

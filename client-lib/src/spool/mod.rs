@@ -744,13 +744,15 @@ impl Spool {
 
     /// Housekeeping, called about each second: measures free space, recycles, prepares the next segment, tries again after failures.
     pub fn maintain(&self, now: UnixMillis) {
-        self.inner.maintain(now);
+        self.inner.survive("keeping house", || self.inner.maintain(now));
     }
 
     /// Prepares and seals segments and frees space if it is short, called soon after `Work::Upkeep`.
     pub fn upkeep(&self) {
-        self.inner.recycle(None);
-        self.inner.prepare_and_seal();
+        self.inner.survive("keeping house", || {
+            self.inner.recycle(None);
+            self.inner.prepare_and_seal();
+        });
     }
 
     /// Writes what waits and seals. Waiting envelopes stay for the next run.
