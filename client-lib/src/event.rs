@@ -69,6 +69,8 @@ pub enum Event {
     Held { destination: Arc<str>, envelope: EnvelopeId },
     /// An endpoint's observed health changed.
     Health { destination: Arc<str>, endpoint: Arc<str>, up: bool, state: &'static str, reason: String },
+    /// The gateway learned something of an endpoint that is no fault. No patient data in `what`.
+    EndpointNotice { destination: Arc<str>, endpoint: Arc<str>, what: String },
     /// The active endpoint changed.
     Failover { destination: Arc<str>, from: Option<Arc<str>>, to: Option<Arc<str>>, reason: String },
     /// A condition people must look at began or ended (one event each, not one per try).

@@ -82,6 +82,10 @@ pub trait Courier: Send + Sync + 'static {
     }
     /// Addresses connected to now.
     fn connected(&self, endpoint: EndpointId) -> Vec<SocketAddr>;
+    /// What people should know of an endpoint beside its health.
+    fn remark(&self, _endpoint: EndpointId) -> Option<String> {
+        None
+    }
     /// Addresses its name stands for.
     fn resolved(&self, endpoint: EndpointId) -> Vec<SocketAddr>;
     /// What is known of its name; none: it is configured by its address.

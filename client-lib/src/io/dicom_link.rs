@@ -12,10 +12,12 @@ use crate::config::{self, CallingAe, Ordering};
 use crate::delivery::standby::{Kind, Rehearsed};
 use crate::delivery::status::NameStatus;
 use crate::delivery::{Outcome, Phase};
+use crate::dicom::convert::alternatives;
 use crate::dicom::dimse::StoreRq;
 use crate::dicom::negotiate::is_ae_title;
+use crate::dicom::status::SOP_CLASS_NOT_SUPPORTED;
 use crate::dicom::uid;
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::ids::{DestinationId, EndpointId};
 use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
 use crate::io::dial::Dialer;
@@ -54,15 +56,16 @@ struct Shared {
     seats: Vec<Arc<Seat>>,
     /// Sent lately: calling AE title, SOP class, transfer syntax; the latest first.
     seen: Mutex<VecDeque<(String, String, String)>>,
+    events: Events,
 }
 
 impl DicomCourier {
     /// A courier for a destination; `tls` as long as its endpoints. Must be called inside a tokio runtime if an endpoint has a name.
     #[must_use]
     pub fn new(destination: Arc<config::Destination>, tls: Vec<Option<ClientTls>>, spool: Arc<Spool>, events: Events, resolver: &Resolver) -> Self {
-        let pools = Arc::new(Pools::new(destination.clone(), tls, resolver, events));
+        let pools = Arc::new(Pools::new(destination.clone(), tls, resolver, events.clone()));
         let seats = destination.endpoints.iter().map(|endpoint| seat(endpoint, &pools)).collect();
-        Self(Arc::new(Shared { destination, pools, spool, seats, seen: Mutex::default() }))
+        Self(Arc::new(Shared { destination, pools, spool, seats, seen: Mutex::default(), events }))
     }
 }
 
@@ -77,12 +80,15 @@ impl Shared {
         let Some(seat) = self.seats.get(endpoint.index()) else {
             return Outcome::Local { cause: format!("endpoint {} is not configured any more", endpoint.index()), permanent: false };
         };
-        let need = self.need(&envelope.keys);
+        let mut need = self.need(&envelope.keys);
         self.remember(&need);
         let mut fresh = fresh;
+        let mut refused = None;
         loop {
             let mut lease = match self.acquire(seat, &need, fresh, envelope.destination).await {
                 Ok(lease) => lease,
+                // Its answer to the object as it is says more.
+                Err(Outcome::NoContext { .. }) if refused.is_some() => return refused.unwrap_or(Outcome::Stored { status: SOP_CLASS_NOT_SUPPORTED }),
                 Err(outcome) => return outcome,
             };
             // An association that ends before it took the job gives it back; the next one found is another one.
@@ -105,6 +111,12 @@ impl Shared {
                 if matches!(outcome, Outcome::Stored { .. }) {
                     seat.answered();
                 }
+                let may_convert = need.convert && lease.convert_to.is_none() && !alternatives(&need.transfer_syntax).is_empty();
+                if may_convert && outcome == (Outcome::Stored { status: SOP_CLASS_NOT_SUPPORTED }) {
+                    need.not_as_it_is = true;
+                    refused = Some(outcome);
+                    continue;
+                }
                 return outcome;
             }
         }
@@ -116,7 +128,7 @@ impl Shared {
             CallingAe::Pass => Some(keys.text(Key::CallingAe)).filter(|ae| is_ae_title(ae)).unwrap_or_else(|| OWN_AE.to_owned()),
         };
         let (sop_class, transfer_syntax) = (keys.text(Key::SopClass), keys.text(Key::TransferSyntax));
-        Need { calling_ae, sop_class, transfer_syntax, convert: self.destination.convert }
+        Need { calling_ae, sop_class, transfer_syntax, convert: self.destination.convert, not_as_it_is: false }
     }
 
     fn remember(&self, need: &Need) {
@@ -206,7 +218,13 @@ impl Shared {
                 seat.add(opened, need, self.settings(), place);
                 Ok(())
             }
-            Err(failure) if seat.is_full(&failure, begun) => Ok(()),
+            Err(failure) if seat.is_full(&failure, begun) => {
+                if let Some(what) = seat.news_of_limit(self.destination.associations.get().into()) {
+                    let (destination, endpoint) = (self.destination.name.clone(), seat.endpoint.name.clone());
+                    self.events.emit(Event::EndpointNotice { destination, endpoint, what });
+                }
+                Ok(())
+            }
             Err(failure) => {
                 seat.failed(need, &failure);
                 Err(failure)
@@ -318,6 +336,10 @@ impl Courier for DicomCourier {
         self.0.seats.get(endpoint.index()).map(|seat| seat.connected()).unwrap_or_default()
     }
 
+    fn remark(&self, endpoint: EndpointId) -> Option<String> {
+        self.0.seats.get(endpoint.index()).and_then(|seat| seat.remark(self.0.destination.associations.get().into()))
+    }
+
     fn resolved(&self, endpoint: EndpointId) -> Vec<SocketAddr> {
         self.0.seats.get(endpoint.index()).map(|seat| seat.dialer.resolved()).unwrap_or_default()
     }
@@ -341,7 +363,7 @@ impl Courier for DicomCourier {
             gone.let_go();
         }
         let seen = Mutex::new(self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        let shared = Shared { destination: now.clone(), pools, spool: self.0.spool.clone(), seats, seen };
+        let shared = Shared { destination: now.clone(), pools, spool: self.0.spool.clone(), seats, seen, events: self.0.events.clone() };
         Some((now, Arc::new(Self(Arc::new(shared)))))
     }
 

@@ -29,6 +29,7 @@ struct Rig {
     spool: Arc<Spool>,
     destination: DestinationId,
     peer: Peer,
+    told: Arc<Mutex<Vec<String>>>,
     _folder: tempfile::TempDir,
 }
 
@@ -83,8 +84,15 @@ async fn rig(script: Script, settings: impl FnOnce(&mut Destination)) -> Rig {
     let (spool, _) = Spool::open(Directory::open(folder.path()).unwrap(), settings, Events::none()).unwrap();
     let spool = Arc::new(spool);
     let destination = spool.destination("pacs").unwrap();
-    let courier = DicomCourier::new(Arc::new(config), vec![None], spool.clone(), Events::none(), &resolver());
-    Rig { courier, spool, destination, peer, _folder: folder }
+    let told = Arc::<Mutex<Vec<String>>>::default();
+    let hear = told.clone();
+    let events = Events::to(move |event| {
+        if let Event::EndpointNotice { what, .. } = event {
+            hear.lock().unwrap().push(what);
+        }
+    });
+    let courier = DicomCourier::new(Arc::new(config), vec![None], spool.clone(), events, &resolver());
+    Rig { courier, spool, destination, peer, told, _folder: folder }
 }
 
 impl Rig {
@@ -259,6 +267,58 @@ async fn a_peer_that_hangs_is_failing_although_one_association_is_open() {
     timeout(Duration::from_secs(5), rig.peer.until(|heard| heard.objects.len() == 2)).await.unwrap();
     let outcome = rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await;
     assert!(matches!(outcome, Outcome::NotSent { phase: Phase::Associate, timeout: true, .. }), "{outcome:?}");
+}
+
+/// While it takes a large object, longer than `connect_timeout`, a peer with one association answers nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_busy_with_a_large_object_is_no_failing_peer() {
+    let script = Script { serial: true, slow: 5, ..Script::default() };
+    let rig = rig(script, |d| {
+        (d.associations, d.connect_timeout, d.ack_timeout) = (NonZeroU16::new(4).unwrap(), Duration::from_millis(200), Duration::from_secs(30));
+    })
+    .await;
+    let large = vec![0; 16 << 20];
+    let attempts = [&large[..], EXPLICIT, EXPLICIT].map(|content| {
+        rig.put("CT1", CT, EXPLICIT_LITTLE, content);
+        tokio::spawn(rig.attempt(false))
+    });
+    for attempt in attempts {
+        assert_eq!(timeout(Duration::from_secs(60), attempt).await.unwrap().unwrap(), STORED);
+    }
+    assert_eq!(rig.courier.remark(EndpointId(0)).as_deref(), Some("takes 1 association at a time; `associations` = 4"));
+    let told = rig.told.lock().unwrap();
+    assert_eq!(told.len(), 1, "once: {told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_collision_is_answered() {
+    let rig = rig(Script { collides: true, ..Script::default() }, |d| d.idle_release = Duration::from_millis(50)).await;
+    assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    timeout(Duration::from_secs(20), rig.peer.until(|heard| heard.releases == 1)).await.expect("an answer to the peer's own request");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_class_refused_as_it_is_goes_converted_where_that_is_allowed() {
+    let script = |acts: &[Act]| Script { acts: acts.iter().copied().collect(), ..Script::default() };
+    let refused = Outcome::Stored { status: 0x0122 };
+    let converting = rig(script(&[Act::Answer(0x0122)]), |d| d.convert = true).await;
+    assert_eq!(converting.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    assert_eq!(
+        converting.peer.heard.lock().unwrap().objects.iter().map(|(syntax, _)| &**syntax).collect::<Vec<_>>(),
+        [EXPLICIT_LITTLE, IMPLICIT_LITTLE]
+    );
+    for (acts, convert, syntax, tries) in [
+        (&[Act::Answer(0x0122)][..], false, EXPLICIT_LITTLE, 1),
+        (&[Act::Answer(0x0122)], true, JPEG, 1),
+        (&[Act::Answer(0x0122), Act::Answer(0x0122)], true, EXPLICIT_LITTLE, 2),
+    ] {
+        let rig = rig(script(acts), |d| d.convert = convert).await;
+        assert_eq!(rig.deliver("CT1", CT, syntax, EXPLICIT).await, refused);
+        assert_eq!(rig.peer.heard.lock().unwrap().objects.len(), tries);
+    }
+    let picky = Script { syntaxes: vec![EXPLICIT_LITTLE], ..script(&[Act::Answer(0x0122)]) };
+    let rig = rig(picky, |d| d.convert = true).await;
+    assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, refused, "it takes nothing else: its own word counts");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

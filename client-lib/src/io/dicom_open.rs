@@ -35,6 +35,8 @@ pub(crate) struct Need {
     pub(crate) sop_class: String,
     pub(crate) transfer_syntax: String,
     pub(crate) convert: bool,
+    /// The endpoint has refused it as it is.
+    pub(crate) not_as_it_is: bool,
 }
 
 /// Whether an association takes an object.
@@ -56,7 +58,7 @@ impl Need {
     }
 
     pub(crate) fn fit(&self, agreed: &Agreed, proposed: &[(String, String)]) -> Fit {
-        if let Some(context) = agreed.find(&self.sop_class, &self.transfer_syntax) {
+        if let Some(context) = agreed.find(&self.sop_class, &self.transfer_syntax).filter(|_| !self.not_as_it_is) {
             return Fit::Takes { context: context.id, convert_to: None };
         }
         if !self.pairs().all(|pair| proposed.contains(&pair)) {
@@ -152,6 +154,8 @@ impl Opened {
                 self.send_output().await?;
                 return Ok(indication);
             }
+            // What the state machine answered by itself: in a release collision the requestor answers first (PS3.8 AR-9).
+            self.send_output().await?;
             if self.association.finished() || self.stream.read_buf(self.association.space()).await? == 0 {
                 return Ok(self.association.transport_closed().unwrap_or(Indication::Lost));
             }

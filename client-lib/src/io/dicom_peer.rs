@@ -69,6 +69,10 @@ pub(crate) struct Script {
     pub(crate) max_pdu: u32,
     /// One connection at a time; the others wait unanswered.
     pub(crate) serial: bool,
+    /// Answers a release request with one of its own, and waits for the answer to it first.
+    pub(crate) collides: bool,
+    /// Takes so long for each piece of a data set, in milliseconds.
+    pub(crate) slow: u64,
     /// Associations taken at once, the others are turned down for now; 0: any number.
     pub(crate) most: usize,
 }
@@ -156,7 +160,22 @@ impl Conversation {
                     }
                     true
                 }
+                Indication::Data(fragment) if self.script.slow > 0 => {
+                    tokio::time::sleep(std::time::Duration::from_millis(self.script.slow)).await;
+                    self.data(fragment.context, &fragment.data, fragment.last)
+                }
                 Indication::Data(fragment) => self.data(fragment.context, &fragment.data, fragment.last),
+                Indication::ReleaseRequested if self.script.collides => {
+                    let mut answer = [0; 10];
+                    let collided = async {
+                        self.stream.write_all(&crate::dicom::pdu::RELEASE_RQ).await?;
+                        self.stream.read_exact(&mut answer).await?;
+                        self.stream.write_all(&crate::dicom::pdu::RELEASE_RP).await
+                    };
+                    let answered = collided.await.is_ok() && answer == crate::dicom::pdu::RELEASE_RP;
+                    self.shared.1.lock().unwrap().releases += usize::from(answered);
+                    false
+                }
                 Indication::ReleaseRequested => {
                     let mut heard = self.shared.1.lock().unwrap();
                     heard.releases += 1;

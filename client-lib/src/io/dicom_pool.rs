@@ -19,7 +19,7 @@ use crate::delivery::{Outcome, Phase};
 use crate::dicom::negotiate::Agreed;
 use crate::io::dial::Dialer;
 use crate::io::dicom_open::{Fit, Need, Opened};
-use crate::io::dicom_scu::{self, Jobs, Settings};
+use crate::io::dicom_scu::{self, Jobs, Progress, Settings};
 use crate::io::http_probe::HttpProbe;
 use crate::limits::{ASSOCIATION_LIMIT_KEPT, ASSOCIATION_TURN};
 use std::collections::HashMap;
@@ -52,6 +52,8 @@ struct Pool {
     answered_at: Option<Instant>,
     /// How many associations the peer takes, as far as we had to learn it, and until when we believe it.
     learned: Option<(usize, Instant)>,
+    /// How many people were told of last.
+    told: Option<usize>,
     /// A probe's own association was left unanswered while one of ours was open.
     crowded: bool,
     /// Attempts that wait, by calling AE title.
@@ -77,6 +79,8 @@ struct Link {
     in_use: u16,
     window: u16,
     opened_at: Instant,
+    /// When the peer took bytes last.
+    progress: Progress,
 }
 
 /// A place among an endpoint's associations, kept until the connection is closed.
@@ -309,9 +313,22 @@ impl Seat {
                 None => true,
             }
         };
-        let jobs = dicom_scu::start(opened, settings, cancel.clone(), Box::new(retire));
+        let progress = Progress::default();
+        let jobs = dicom_scu::start(opened, settings, cancel.clone(), progress.clone(), Box::new(retire));
         let calling_ae = need.calling_ae.clone();
-        pool.links.push(Link { id, calling_ae, agreed, proposed, jobs, cancel, peer, in_use: 0, window: settings.window, opened_at: Instant::now() });
+        pool.links.push(Link {
+            id,
+            calling_ae,
+            agreed,
+            proposed,
+            jobs,
+            cancel,
+            peer,
+            in_use: 0,
+            window: settings.window,
+            opened_at: Instant::now(),
+            progress,
+        });
         drop(pool);
         self.changed.notify_waiters();
     }
@@ -332,9 +349,9 @@ impl Seat {
     pub(crate) fn is_full(&self, failure: &Outcome, begun: Instant) -> bool {
         let mut pool = self.pool();
         let full = match failure {
-            // Silence may as well mean that the peer hangs: only an answer on another association speaks for it.
+            // Silence may as well mean that the peer hangs: only what it does on another association speaks for it, an answer or bytes it took.
             Outcome::NotSent { phase: Phase::Connect | Phase::Tls | Phase::Associate, timeout: true, .. } => {
-                pool.answered_at.is_some_and(|at| at > begun)
+                pool.answered_at.is_some_and(|at| at > begun) || pool.links.iter().any(|link| link.in_use > 0 && link.progress.since(begun))
             }
             Outcome::AssociationRejected { permanent: false, .. } | Outcome::NotSent { phase: Phase::Associate, .. } => pool.places > 1,
             _ => false,
@@ -343,6 +360,24 @@ impl Seat {
             pool.learned = Some((pool.links.len().max(1), Instant::now() + ASSOCIATION_LIMIT_KEPT));
         }
         full
+    }
+
+    /// What to tell people of the number of associations the peer takes, if they do not know it yet.
+    pub(crate) fn news_of_limit(&self, configured: usize) -> Option<String> {
+        let mut pool = self.pool();
+        let learned = Some(pool.limit(configured)).filter(|learned| *learned < configured);
+        if learned.is_none() || std::mem::replace(&mut pool.told, learned) == learned {
+            return None;
+        }
+        drop(pool);
+        self.remark(configured)
+    }
+
+    /// The number of associations the peer takes, where it is less than configured.
+    pub(crate) fn remark(&self, configured: usize) -> Option<String> {
+        let learned = self.pool().limit(configured);
+        let many = if learned == 1 { "1 association".to_owned() } else { format!("{learned} associations") };
+        (learned < configured).then(|| format!("takes {many} at a time; `associations` = {configured}"))
     }
 
     /// Whether a probe needs room made for it: the peer seems to take no association beside ours.

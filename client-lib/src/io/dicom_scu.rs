@@ -24,7 +24,7 @@ use bytes::Bytes;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -63,11 +63,26 @@ pub(crate) struct Settings {
     pub(crate) window: u16,
 }
 
+/// When the peer took bytes last, for who watches the association.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress(Arc<Mutex<Option<Instant>>>);
+
+impl Progress {
+    fn made(&self, now: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Whether it took bytes after this moment.
+    pub(crate) fn since(&self, begun: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at > begun)
+    }
+}
+
 /// Asks the owner to forget the association; with `false` it may refuse, because a job is on its way.
 pub(crate) type Retire = Box<dyn Fn(bool) -> bool + Send>;
 
 /// Starts the task. `cancel` makes it look for jobs whose attempt was given up.
-pub(crate) fn start(opened: Opened, settings: Settings, cancel: Arc<Notify>, retire: Retire) -> Jobs {
+pub(crate) fn start(opened: Opened, settings: Settings, cancel: Arc<Notify>, progress: Progress, retire: Retire) -> Jobs {
     let (jobs, incoming) = mpsc::unbounded_channel();
     let now = Instant::now();
     let scu = Scu {
@@ -84,6 +99,7 @@ pub(crate) fn start(opened: Opened, settings: Settings, cancel: Arc<Notify>, ret
         last_id: 0,
         served: 0,
         progress_at: now,
+        progress,
         answered_at: now,
         doomed: None,
     };
@@ -181,6 +197,7 @@ struct Scu {
     last_id: u16,
     served: u64,
     progress_at: Instant,
+    progress: Progress,
     /// Last answer, or the beginning.
     answered_at: Instant,
     /// No new jobs: it is aborted once the answers still awaited are there.
@@ -327,6 +344,7 @@ impl Scu {
     fn wrote(&mut self) {
         let now = Instant::now();
         self.progress_at = now;
+        self.progress.made(now);
         let written = self.wire.outgoing.written;
         for flight in self.flights.iter_mut().filter(|flight| flight.sent_at.is_none() && flight.ends_at.is_some_and(|end| end <= written)) {
             flight.sent_at = Some(now);
@@ -552,7 +570,7 @@ mod tests {
         let (cancel, retired) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
         let counted = retired.clone();
         let retire = move |_| counted.fetch_add(1, Ordering::SeqCst) < 100;
-        let jobs = start(opened, settings, cancel.clone(), Box::new(retire));
+        let jobs = start(opened, settings, cancel.clone(), Progress::default(), Box::new(retire));
         Rig { peer, jobs, cancel, retired }
     }
 

@@ -14,7 +14,7 @@ use crate::io::courier::AnswerTime;
 use crate::io::dial;
 use crate::io::dicom_body::{Body, BodyError, FileSource};
 use crate::io::dicom_open::{self, Fit, Need, Opened};
-use crate::io::dicom_scu::{self, Job, Jobs, Settings};
+use crate::io::dicom_scu::{self, Job, Jobs, Progress, Settings};
 use crate::io::in_place;
 use crate::io::stream::{self, Stream};
 use crate::io::tls::ClientTls;
@@ -291,6 +291,7 @@ impl Sending {
             sop_class: head.sop_class.clone(),
             transfer_syntax: head.transfer_syntax.clone(),
             convert: self.options.convert,
+            not_as_it_is: false,
         }
     }
 
@@ -317,7 +318,7 @@ impl Sending {
             let _ = &end;
             true
         };
-        let jobs = dicom_scu::start(opened, settings, Arc::new(Notify::new()), Box::new(retire));
+        let jobs = dicom_scu::start(opened, settings, Arc::new(Notify::new()), Progress::default(), Box::new(retire));
         Ok(Link { agreed, proposed, jobs, ended })
     }
 }

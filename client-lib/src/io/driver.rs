@@ -150,6 +150,9 @@ impl Driver {
         let mut endpoints = core.engine.endpoints();
         for (index, row) in endpoints.iter_mut().enumerate() {
             let Ok(index) = u16::try_from(index) else { continue };
+            if let Some(remark) = core.courier.remark(EndpointId(index)) {
+                row.reason = if row.reason.is_empty() { remark } else { format!("{}; {remark}", row.reason) };
+            }
             row.resolved = core.courier.resolved(EndpointId(index)).iter().map(ToString::to_string).collect();
             row.connected = core.courier.connected(EndpointId(index)).iter().map(ToString::to_string).collect();
             row.dns = core.courier.name(EndpointId(index));
