@@ -157,6 +157,7 @@ pub(crate) async fn rehearse(seat: &Seat, own_ae: &str, convert: bool, kinds: Ve
 /// The same under one calling AE title, in as many associations as it takes.
 async fn rehearse_title(seat: &Seat, calling_ae: &str, convert: bool, kinds: &[&Kind], within: Duration) -> Result<Vec<Refusal>, Outcome> {
     let needs = kinds.iter().map(|kind| Need {
+        not_as_it_is: false,
         calling_ae: calling_ae.to_owned(),
         sop_class: kind.sop_class.clone(),
         transfer_syntax: kind.transfer_syntax.clone(),
