@@ -217,7 +217,7 @@ impl Lines {
                 let count = self.spell(listener, "notices", now);
                 (count <= NOTICES_MAX).then(|| Line { peer: Some(peer.clone()), ..Line::new(Level::WARN, &**listener, what.clone()) })
             }
-            Event::EndpointNotice { destination, endpoint, what } => Some(Line::new(Level::INFO, destination, what).endpoint(endpoint)),
+            Event::EndpointNotice { destination, endpoint, what } => Some(Line::new(Level::INFO, &**destination, what.clone()).endpoint(endpoint)),
             Event::DeadLetter { destination, envelope } => {
                 let first = self.spell(destination, "dead letters", now) == 1;
                 let text = "an envelope became a dead letter; see `everpost queue list --state dead-letter`";
