@@ -19,4 +19,5 @@ pub mod io;
 pub mod keys;
 pub mod limits;
 pub mod mllp;
+pub mod report;
 pub mod spool;

@@ -295,3 +295,6 @@ pub const SETTLEMENT_WAIT: Duration = Duration::from_millis(10);
 
 /// Time between two rounds of the spool's housekeeping.
 pub const MAINTENANCE: Duration = Duration::from_secs(1);
+
+/// Grace of a client's close beyond its own time, for what was cut and for calls on other threads.
+pub const CLIENT_CLOSE_WAIT: Duration = Duration::from_secs(1);

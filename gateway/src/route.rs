@@ -4,7 +4,7 @@
 //! be explained without patient data.
 //! Errors: none; no destination means no route.
 
-use everpost_client::config::{Destination, Ordering};
+use everpost_client::config::Destination;
 use everpost_client::ids::DestinationId;
 use everpost_client::keys::{Key, Keys, Protocol};
 use everpost_client::spool::{Addressee, Lane};
@@ -124,7 +124,7 @@ impl Routes {
         }
         let addressee = |to: usize| {
             let (destination, id) = &self.destinations[to];
-            Addressee { destination: *id, lane: lane(destination.ordering, keys) }
+            Addressee { destination: *id, lane: Lane::of(destination.ordering, keys) }
         };
         chosen.into_iter().map(addressee).collect()
     }
@@ -177,27 +177,10 @@ fn query(keys: &Keys) -> Option<&'static str> {
     QUERIES.iter().find(|query| query.as_bytes() == code).copied()
 }
 
-/// Which envelopes of a destination a message must not overtake.
-#[must_use]
-pub fn lane(ordering: Ordering, keys: &Keys) -> Lane {
-    match ordering {
-        Ordering::Strict => Lane::Key(0),
-        Ordering::None => Lane::Own,
-        Ordering::Study => keys.get(Key::Study).filter(|uid| !uid.is_empty()).map_or(Lane::Own, |uid| Lane::Key(lane_key(uid))),
-        Ordering::Patient if keys.get(Key::Barrier).is_some() => Lane::Barrier,
-        Ordering::Patient => keys.get(Key::Patient).filter(|id| !id.is_empty()).map_or(Lane::Barrier, |id| Lane::Key(lane_key(id))),
-    }
-}
-
-/// FNV-1a in 32 bits: the key stands in the spool, so it must come out the same in every version. Two values with one key merely share a lane.
-fn lane_key(value: &[u8]) -> u32 {
-    value.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use everpost_client::config::{Ambiguous, CallingAe, LaneRule, OnAe, Policy};
+    use everpost_client::config::{Ambiguous, CallingAe, LaneRule, OnAe, Ordering, Policy};
     use std::num::NonZeroU16;
     use std::time::Duration;
 
@@ -337,25 +320,6 @@ mod tests {
             ],
         );
         assert_eq!(chosen(&mixed, &[(Key::Listener, "in")]), [1]);
-    }
-
-    #[test]
-    fn lanes_follow_the_ordering() {
-        let anna = keys(&[(Key::Patient, "1^^^A"), (Key::Study, "1.2.3")]);
-        let bert = keys(&[(Key::Patient, "2^^^A")]);
-        let merge = keys(&[(Key::Patient, "1^^^A"), (Key::Barrier, "1")]);
-        let nobody = keys(&[(Key::Patient, "")]);
-        assert_eq!(lane(Ordering::Strict, &anna), Lane::Key(0));
-        assert_eq!(lane(Ordering::None, &anna), Lane::Own);
-        assert_eq!(lane(Ordering::Study, &bert), Lane::Own);
-        assert!(matches!(lane(Ordering::Study, &anna), Lane::Key(_)));
-        assert_eq!(lane(Ordering::Patient, &anna), lane(Ordering::Patient, &anna));
-        assert_ne!(lane(Ordering::Patient, &anna), lane(Ordering::Patient, &bert));
-        assert_eq!(lane(Ordering::Patient, &merge), Lane::Barrier);
-        assert_eq!(lane(Ordering::Patient, &nobody), Lane::Barrier);
-        assert_eq!(lane(Ordering::Patient, &Keys::new()), Lane::Barrier);
-        // On disk: must not change between versions.
-        assert_eq!(lane_key(b"foobar"), 0xbf9c_f968);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::keys::Protocol;
 use crate::limits;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Reads `[spool]`; without it, the defaults.
@@ -278,9 +279,21 @@ pub(super) fn small(count: u64) -> u16 {
     u16::try_from(count).unwrap_or(u16::MAX)
 }
 
+/// `client.threads` where it is not written.
+const THREADS_DEFAULT: usize = 3;
+
+/// `client.events` where it is not written.
+const EVENTS_DEFAULT: usize = 4096;
+
 /// What `read_client` reads.
 #[derive(Debug)]
 pub struct ClientSettings {
+    /// `data_dir`, if the source names it.
+    pub data_dir: Option<PathBuf>,
+    /// `client.threads`.
+    pub threads: usize,
+    /// `client.events`.
+    pub events: usize,
     /// `[spool]`.
     pub spool: SpoolSettings,
     /// `[names]`.
@@ -291,7 +304,7 @@ pub struct ClientSettings {
     pub notes: super::read::Notes,
 }
 
-/// Reads a source that has only `[spool]`, `[names]` and `[[destination]]`, as the C library uses it.
+/// Reads a source of the client library: `data_dir`, `[client]`, `[spool]`, `[names]` and `[[destination]]`.
 /// # Errors
 /// Every problem, in order of place.
 pub fn read_client(reading: Reading<'_>) -> Result<ClientSettings, Vec<super::ConfigError>> {
@@ -299,12 +312,19 @@ pub fn read_client(reading: Reading<'_>) -> Result<ClientSettings, Vec<super::Co
     if reading.has_problems() {
         return Err(reading.finish().problems);
     }
-    let (spool, names, destinations) = {
+    let (data_dir, (threads, events), spool, names, destinations) = {
         let root = Section::open(&reading, document.get_ref(), 0..0, &CLIENT);
-        (spool(root.table("spool").as_ref()), names(root.table("names").as_ref()), destinations(&root.tables("destination")))
+        let _ = root.has("name").then(|| name(&root));
+        let data_dir = root.text("data_dir").map(|text| reading.path(&text.value));
+        let bounds =
+            root.table("client").map_or((THREADS_DEFAULT, EVENTS_DEFAULT), |table| (table.count("threads") as usize, table.count("events") as usize));
+        (data_dir, bounds, spool(root.table("spool").as_ref()), names(root.table("names").as_ref()), destinations(&root.tables("destination")))
     };
     let notes = reading.finish();
-    if notes.problems.is_empty() { Ok(ClientSettings { spool, names, destinations, notes }) } else { Err(notes.problems) }
+    if !notes.problems.is_empty() {
+        return Err(notes.problems);
+    }
+    Ok(ClientSettings { data_dir, threads, events, spool, names, destinations, notes })
 }
 
 #[cfg(test)]
@@ -327,7 +347,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_design() {
-        let ClientSettings { spool, names, destinations, notes } = read(MINIMAL).unwrap();
+        let ClientSettings { spool, names, destinations, notes, .. } = read(MINIMAL).unwrap();
         assert_eq!(names, Names::default());
         assert_eq!(spool, SpoolSettings { reserve: 1 << 30, history: Duration::from_secs(604_800), segment_size: 64 << 20, buffers: 64 << 20 });
         assert!(notes.warnings.is_empty());
@@ -349,6 +369,8 @@ mod tests {
 
     #[test]
     fn constants_beside_the_shapes_say_the_same() {
+        let bounds = read(&("[client]\n".to_owned() + MINIMAL)).unwrap();
+        assert_eq!((bounds.threads, bounds.events), (THREADS_DEFAULT, EVENTS_DEFAULT));
         let with_empty_tables = "[spool]\n[names]\n".to_owned() + &MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nretry = {}\nhealth = {}");
         assert_eq!(read(&with_empty_tables).unwrap().spool, read(MINIMAL).unwrap().spool);
         assert_eq!(read(&with_empty_tables).unwrap().names, Names::default());
@@ -360,6 +382,15 @@ mod tests {
             assert_eq!(super::super::units::duration(text), Some(is));
         }
         assert_eq!((HEALTH.field("fall").unwrap().default, HEALTH.field("rise").unwrap().default), (Default::Value("3"), Default::Value("2")));
+    }
+
+    #[test]
+    fn the_library_has_bounds_and_a_place_of_its_own() {
+        let settings = read(&("data_dir = 'd'\n[client]\nthreads = 5\nevents = 16\n".to_owned() + MINIMAL)).unwrap();
+        assert_eq!((settings.threads, settings.events, settings.data_dir), (5, 16, Some("/etc/everpost/d".into())));
+        let settings = read(MINIMAL).unwrap();
+        assert_eq!((settings.threads, settings.events, settings.data_dir), (THREADS_DEFAULT, EVENTS_DEFAULT, None));
+        assert_eq!(read(&("[client]\nthreads = 2\n".to_owned() + MINIMAL)).unwrap_err().len(), 1);
     }
 
     #[test]

@@ -9,9 +9,22 @@ pub const CLIENT: Shape = Shape {
     title: "the source",
     meaning: "Settings of the client library.",
     fields: &[
+        field("name", NAME, Default::Depends("none"), "what this sender is called, for people"),
+        field("data_dir", Kind::Text("a folder, relative to the configuration file"), Default::Depends("given by the program"), "where the spool is"),
+        field("client", Kind::Table(&CLIENT_BOUNDS), Default::Depends("see there"), "what the library may use of its host process"),
         field("spool", Kind::Table(&SPOOL), Default::Depends("see there"), "the durable store"),
         field("names", Kind::Table(&NAMES), Default::Depends("see there"), "name resolution"),
         field("destination", Kind::Tables(&DESTINATION), YES, "where messages go"),
+    ],
+};
+
+/// `[client]`.
+pub const CLIENT_BOUNDS: Shape = Shape {
+    title: "[client]",
+    meaning: "What the library may use of its host process.",
+    fields: &[
+        field("threads", Kind::Count(3, 64), Default::Value("3"), "threads at most, without the one that makes callbacks, if any"),
+        field("events", Kind::Count(16, 1_000_000), Default::Value("4096"), "events kept until they are read; those beyond are counted"),
     ],
 };
 

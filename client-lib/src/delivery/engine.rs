@@ -20,6 +20,7 @@
 //! Errors: none; what the spool refuses is the driver's to tell. The caller empties `next_action` after every call.
 
 mod degraded;
+pub mod direct;
 
 use super::alarms::{Alarm, Alarms};
 use super::scheduler::{Memo, Schedule};
@@ -133,6 +134,8 @@ pub struct Engine {
     dry: bool,
     /// Answers of any kind so far, from any endpoint.
     answers: u64,
+    /// Attempts without an envelope so far.
+    directs: u64,
     /// Whether those that are not active would take what the active ones get.
     standbys: Standbys,
     random: fastrand::Rng,
@@ -161,6 +164,7 @@ impl Engine {
             stopping: false,
             dry: false,
             answers: 0,
+            directs: 0,
             standbys,
             random,
         }

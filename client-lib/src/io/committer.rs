@@ -29,6 +29,9 @@ struct Threads {
     running: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// What a thread runs until it is told to stop.
+type Run = fn(&Signal, &Spool);
+
 /// What the threads wait for.
 #[derive(Debug, Default)]
 struct Signal {
@@ -54,7 +57,45 @@ impl Signal {
             Work::Upkeep => wanted.upkeep = true,
         }
         drop(wanted);
-        if work == Work::Upkeep { self.keeper.notify_one() } else { self.leader.notify_one() }
+        if work == Work::Upkeep {
+            self.keeper.notify_one();
+        }
+        self.leader.notify_one();
+    }
+
+    /// Leader and keeper in one thread.
+    fn serve(&self, spool: &Spool) {
+        let mut wanted = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due: Option<Instant> = None;
+        let mut next = Instant::now();
+        while !wanted.stop {
+            let now = Instant::now();
+            if wanted.soon && due.is_none() {
+                due = Some(now + SETTLEMENT_WAIT);
+            }
+            let lead = wanted.urgent || due.is_some_and(|at| now >= at);
+            let (maintain, upkeep) = (!lead && now >= next, !lead && wanted.upkeep);
+            if !(lead || maintain || upkeep) {
+                let wait = due.map_or(next, |at| at.min(next)) - now;
+                wanted = self.leader.wait_timeout(wanted, wait).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            if lead {
+                (wanted.urgent, wanted.soon, due) = (false, false, None);
+            } else if upkeep {
+                wanted.upkeep = false;
+            }
+            drop(wanted);
+            if lead {
+                spool.lead();
+            } else if upkeep {
+                spool.upkeep();
+            } else {
+                next = now + MAINTENANCE;
+                spool.maintain(wall_clock());
+            }
+            wanted = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn lead(&self, spool: &Spool) {
@@ -178,15 +219,27 @@ impl Committer {
     /// # Errors
     /// The system's.
     pub fn start(spool: Arc<Spool>) -> io::Result<Committer> {
+        Self::start_with(spool, &[("spool-leader", Signal::lead as Run), ("spool-keeper", Signal::keep)])
+    }
+
+    /// Starts one thread for both, for a process whose threads are counted: its callers lead their own commits (`Spool::commit`), so only settlements
+    /// ever wait behind housekeeping.
+    /// # Errors
+    /// The system's.
+    pub fn start_lean(spool: Arc<Spool>) -> io::Result<Committer> {
+        Self::start_with(spool, &[("everpost-spool", Signal::serve as Run)])
+    }
+
+    fn start_with(spool: Arc<Spool>, runs: &[(&str, Run)]) -> io::Result<Committer> {
         let signal = Arc::new(Signal::default());
         let threads = Arc::new(Threads { signal: Arc::clone(&signal), running: Mutex::default() });
         spool.on_work(Box::new({
             let signal = Arc::clone(&signal);
             move |work| signal.tell(work)
         }));
-        for (name, run) in [("spool-leader", Signal::lead as fn(&Signal, &Spool)), ("spool-keeper", Signal::keep)] {
-            let (signal, spool) = (Arc::clone(&signal), Arc::clone(&spool));
-            let thread = Builder::new().name(name.to_owned()).spawn(move || run(&signal, &spool))?;
+        for (name, run) in runs {
+            let (signal, spool, run) = (Arc::clone(&signal), Arc::clone(&spool), *run);
+            let thread = Builder::new().name((*name).to_owned()).spawn(move || run(&signal, &spool))?;
             threads.running.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok(Committer { spool, threads })

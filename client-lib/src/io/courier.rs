@@ -7,10 +7,14 @@ use crate::config::Destination;
 use crate::delivery::standby::{Kind, Rehearsed};
 use crate::delivery::status::NameStatus;
 use crate::delivery::{Outcome, Phase};
+use crate::dicom::part10::FileHead;
 use crate::ids::EndpointId;
+use crate::keys::Keys;
 use crate::spool::Envelope;
+use bytes::Bytes;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +65,38 @@ pub struct ProbeFailure {
     pub cause: String,
 }
 
+/// Content that is sent while its sender waits, and not from the spool.
+#[derive(Debug, Clone)]
+pub struct Parcel(pub(crate) Content);
+
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    /// An HL7 message.
+    Hl7(Bytes),
+    /// A DICOM object: what is known of it, and its file or the bytes of one.
+    Object { keys: Arc<Keys>, head: Arc<FileHead>, file: Part10 },
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Part10 {
+    File(Arc<Path>),
+    Memory(Bytes),
+}
+
+/// How long an attempt with a parcel may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Ends the wait for a connection.
+    pub connect_by: Instant,
+    /// Ends each wait for progress, and the one for the answer.
+    pub answer_within: Duration,
+    /// Ends the whole.
+    pub until: Instant,
+}
+
+/// What came of it, and the answer as it came, if the protocol has one in text.
+pub type Answered = (Outcome, Option<Bytes>);
+
 /// A protocol's way of delivering.
 pub trait Courier: Send + Sync + 'static {
     /// Makes one attempt.
@@ -73,6 +109,19 @@ pub trait Courier: Send + Sync + 'static {
     fn rehearse(&self, endpoint: EndpointId, kinds: Vec<Kind>, within: Duration) -> Boxed<Rehearsed> {
         let _ = (endpoint, kinds, within);
         Box::pin(async { Ok(Vec::new()) })
+    }
+    /// Sends a parcel; `fresh`: on a new connection.
+    fn send(&self, endpoint: EndpointId, _fresh: bool, _parcel: Parcel, _patience: Patience) -> Boxed<Answered> {
+        let cause = format!("endpoint {} takes nothing but what is in the spool", endpoint.index());
+        Box::pin(async { (Outcome::Local { cause, permanent: true }, None) })
+    }
+    /// Asks an endpoint whether it is there, for a person who waits.
+    fn echo(&self, endpoint: EndpointId, until: Instant) -> Boxed<Result<(), ProbeFailure>> {
+        let probe = self.probe(endpoint, false);
+        Box::pin(async move {
+            let late = ProbeFailure { phase: Phase::Connect, cause: "no answer in time".to_owned() };
+            tokio::time::timeout_at(until, probe).await.unwrap_or(Err(late)).map(drop)
+        })
     }
     /// Closes idle connections to an endpoint, properly (release). Those in use close when their attempt ends.
     fn drain(&self, endpoint: EndpointId);

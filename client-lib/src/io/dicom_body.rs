@@ -4,12 +4,17 @@
 
 use crate::delivery::Outcome;
 use crate::dicom::convert::{ConvertError, Converter};
+use crate::dicom::part10::FileHead;
+use crate::dicom::walker::DEFLATED;
+use crate::io::courier::Part10;
 use crate::limits::CHUNK_BYTES;
 use crate::spool::{ContentReader, SpoolError};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice, Read, Seek, SeekFrom};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Content that cannot be sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +96,65 @@ impl Source for FileSource {
             chunk.push(0);
         }
         Ok((!chunk.is_empty()).then(|| chunk.into()))
+    }
+}
+
+/// The data set of a file, in memory.
+struct Memory(u64, Option<Bytes>);
+
+impl Source for Memory {
+    fn size(&self) -> u64 {
+        self.0
+    }
+
+    fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        Ok(self.1.take())
+    }
+}
+
+/// Notes when the last byte was read: from then on the receiver may have the object.
+pub(crate) struct Watched {
+    source: Box<dyn Source>,
+    left: u64,
+    whole: Arc<AtomicBool>,
+}
+
+impl Watched {
+    /// Opens the data set of a file.
+    pub(crate) fn open(head: &FileHead, file: &Part10, whole: &Arc<AtomicBool>) -> Result<Box<dyn Source>, BodyError> {
+        let failed = |error: io::Error| BodyError { cause: format!("the file could not be read: {error}"), permanent: false, damaged: false };
+        let padded = head.transfer_syntax == DEFLATED;
+        let source: Box<dyn Source> = match file {
+            Part10::Memory(bytes) => {
+                let mut data = bytes.slice(usize::try_from(head.dataset_at).unwrap_or(bytes.len()).min(bytes.len())..);
+                if padded && data.len() % 2 == 1 {
+                    data = [&data[..], &[0]].concat().into();
+                }
+                Box::new(Memory(data.len() as u64, Some(data)))
+            }
+            Part10::File(path) => {
+                let mut file = File::open(path).map_err(failed)?;
+                let size = file.metadata().map_err(failed)?.len().saturating_sub(head.dataset_at);
+                file.seek(SeekFrom::Start(head.dataset_at)).map_err(failed)?;
+                Box::new(FileSource::new(file, size, padded))
+            }
+        };
+        Ok(Box::new(Watched { left: source.size(), source, whole: Arc::clone(whole) }))
+    }
+}
+
+impl Source for Watched {
+    fn size(&self) -> u64 {
+        self.source.size()
+    }
+
+    fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let piece = self.source.next()?;
+        self.left = self.left.saturating_sub(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+        if self.left == 0 || piece.is_none() {
+            self.whole.store(true, Ordering::Release);
+        }
+        Ok(piece)
     }
 }
 

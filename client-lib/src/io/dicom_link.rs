@@ -11,7 +11,7 @@
 use crate::config::{self, CallingAe, Ordering};
 use crate::delivery::standby::{Kind, Rehearsed};
 use crate::delivery::status::NameStatus;
-use crate::delivery::{Outcome, Phase};
+use crate::delivery::{Outcome, Phase, Silence};
 use crate::dicom::convert::alternatives;
 use crate::dicom::dimse::StoreRq;
 use crate::dicom::negotiate::is_ae_title;
@@ -19,9 +19,9 @@ use crate::dicom::status::SOP_CLASS_NOT_SUPPORTED;
 use crate::dicom::uid;
 use crate::event::{Event, Events};
 use crate::ids::{DestinationId, EndpointId};
-use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
+use crate::io::courier::{AnswerTime, Answered, Boxed, Content, Courier, Order, Parcel, Patience, ProbeFailure};
 use crate::io::dial::Dialer;
-use crate::io::dicom_body::{Body, BodyError};
+use crate::io::dicom_body::{Body, BodyError, Source, Watched};
 use crate::io::dicom_open::{self, Need, Opened};
 use crate::io::dicom_pool::{Found, Lease, Place, Seat};
 use crate::io::dicom_probe;
@@ -32,9 +32,10 @@ use crate::io::resolve::Resolver;
 use crate::io::tls::ClientTls;
 use crate::keys::{Key, Keys};
 use crate::limits::{CLOSE_WAIT, CONTEXTS_MAX, CONTEXTS_PEEK_MAX, CONTEXTS_REMEMBERED_MAX};
-use crate::spool::{Envelope, Spool};
+use crate::spool::Spool;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
@@ -75,17 +76,51 @@ fn seat(endpoint: &Arc<config::Endpoint>, pools: &Pools) -> Arc<Seat> {
 }
 
 impl Shared {
+    async fn send(self: Arc<Self>, endpoint: EndpointId, fresh: bool, parcel: Parcel, patience: Patience) -> Answered {
+        let Content::Object { keys, head, file } = parcel.0 else {
+            return (Outcome::Local { cause: "a message cannot be sent to a DICOM receiver".to_owned(), permanent: true }, None);
+        };
+        let whole = Arc::new(AtomicBool::new(false));
+        let open = || Watched::open(&head, &file, &whole);
+        // No number of the spool's: nothing waits there for this object.
+        let none = DestinationId(u16::MAX);
+        let store = self.store(endpoint, fresh, &keys, none, AnswerTime::default(), open);
+        let outcome = timeout_at(patience.until, store).await.unwrap_or_else(|_| {
+            let cause = "its share of the time was over".to_owned();
+            if whole.load(std::sync::atomic::Ordering::Acquire) {
+                Outcome::Unanswered { silence: Silence::Timeout, cause }
+            } else {
+                Outcome::NotSent { phase: Phase::Associate, cause, stale: false, timeout: true }
+            }
+        });
+        (outcome, None)
+    }
+
     async fn attempt(self: &Arc<Self>, order: Order) -> Outcome {
-        let Order { envelope, endpoint, fresh, answer: answer_time } = order;
+        let Order { envelope, endpoint, fresh, answer } = order;
+        let reader = || Ok(Box::new(in_place::run(|| self.spool.open_content(envelope.message))?) as Box<dyn Source>);
+        self.store(endpoint, fresh, &envelope.keys, envelope.destination, answer, reader).await
+    }
+
+    /// Stores one object; `open` opens its content, once per association that is tried.
+    async fn store(
+        self: &Arc<Self>,
+        endpoint: EndpointId,
+        fresh: bool,
+        keys: &Keys,
+        destination: DestinationId,
+        answer_time: AnswerTime,
+        open: impl Fn() -> Result<Box<dyn Source>, BodyError>,
+    ) -> Outcome {
         let Some(seat) = self.seats.get(endpoint.index()) else {
             return Outcome::Local { cause: format!("endpoint {} is not configured any more", endpoint.index()), permanent: false };
         };
-        let mut need = self.need(&envelope.keys);
+        let mut need = self.need(keys);
         self.remember(&need);
         let mut fresh = fresh;
         let mut refused = None;
         loop {
-            let mut lease = match self.acquire(seat, &need, fresh, envelope.destination).await {
+            let mut lease = match self.acquire(seat, &need, fresh, destination).await {
                 Ok(lease) => lease,
                 // Its answer to the object as it is says more.
                 Err(Outcome::NoContext { .. }) if refused.is_some() => return refused.unwrap_or(Outcome::Stored { status: SOP_CLASS_NOT_SUPPORTED }),
@@ -93,7 +128,10 @@ impl Shared {
             };
             // An association that ends before it took the job gives it back; the next one found is another one.
             fresh = false;
-            let body = match self.body(&envelope, &need, lease.convert_to) {
+            let body = match open().and_then(|source| match lease.convert_to {
+                None => Ok(Body::plain(source)),
+                Some(to) => Body::converted(source, &need.transfer_syntax, to),
+            }) {
                 Ok(body) => body,
                 Err(error) => {
                     lease.ended = true;
@@ -101,7 +139,7 @@ impl Shared {
                 }
             };
             let (reply, answer) = oneshot::channel();
-            let job = Job { request: request(&envelope.keys), context: lease.context, body, reply, answer: answer_time.clone() };
+            let job = Job { request: request(keys), context: lease.context, body, reply, answer: answer_time.clone() };
             if lease.jobs.send(job).is_err() {
                 continue;
             }
@@ -140,14 +178,6 @@ impl Shared {
         seen.retain(|other| *other != entry);
         seen.push_front(entry);
         seen.truncate(CONTEXTS_REMEMBERED_MAX);
-    }
-
-    fn body(&self, envelope: &Envelope, need: &Need, convert_to: Option<&str>) -> Result<Body, BodyError> {
-        let reader = Box::new(in_place::run(|| self.spool.open_content(envelope.message))?);
-        match convert_to {
-            None => Ok(Body::plain(reader)),
-            Some(to) => Body::converted(reader, &need.transfer_syntax, to),
-        }
     }
 
     fn settings(&self) -> Settings {
@@ -311,6 +341,19 @@ impl Courier for DicomCourier {
     fn rehearse(&self, endpoint: EndpointId, kinds: Vec<Kind>, within: Duration) -> Boxed<Rehearsed> {
         let shared = self.0.clone();
         Box::pin(async move { shared.rehearse(endpoint, kinds, within).await })
+    }
+
+    fn send(&self, endpoint: EndpointId, fresh: bool, parcel: Parcel, patience: Patience) -> Boxed<Answered> {
+        Box::pin(self.0.clone().send(endpoint, fresh, parcel, patience))
+    }
+
+    fn echo(&self, endpoint: EndpointId, until: Instant) -> Boxed<Result<(), ProbeFailure>> {
+        let shared = self.0.clone();
+        Box::pin(async move {
+            let gone = || ProbeFailure { phase: Phase::Resolve, cause: "the endpoint is not configured any more".to_owned() };
+            let seat = shared.seats.get(endpoint.index()).ok_or_else(gone)?;
+            dicom_probe::echo_at(seat, shared.own_ae(), until).await
+        })
     }
 
     fn drain(&self, endpoint: EndpointId) {

@@ -57,6 +57,27 @@ pub(crate) async fn probe(seat: &Arc<Seat>, calling_ae: &str, store: bool) -> Re
     }
 }
 
+/// C-ECHO on an association of its own, whatever the endpoint's probe is.
+pub(crate) async fn echo_at(seat: &Arc<Seat>, calling_ae: &str, deadline: Instant) -> Result<(), ProbeFailure> {
+    if seat.is_crowded() {
+        seat.make_room(deadline).await;
+    }
+    let stream = seat.dialer.dial(deadline).await.map_err(failure)?;
+    let pairs = [(uid::VERIFICATION.to_owned(), uid::IMPLICIT_LE.to_owned())];
+    let proposal = dicom_open::proposal(calling_ae, &seat.endpoint.ae_title, &pairs, 1);
+    let mut opened = dicom_open::open(stream, &proposal, &seat.name, deadline).await.map_err(failure)?;
+    match echo(&mut opened, deadline).await {
+        Ok(answered) => {
+            tokio::spawn(opened.release());
+            answered.map(drop).map_err(|what| ProbeFailure { phase: Phase::Answer, cause: format!("{} {what}", seat.name) })
+        }
+        Err(outcome) => {
+            tokio::spawn(opened.abort());
+            Err(failure(outcome))
+        }
+    }
+}
+
 async fn once(seat: &Arc<Seat>, calling_ae: &str, store: bool, deadline: Instant) -> Result<Duration, ProbeFailure> {
     let look_up = match &seat.endpoint.health.probe {
         Probe::DicomEcho => None,

@@ -170,7 +170,8 @@ impl Opening {
     }
 }
 
-fn read_file_head(path: &Path) -> Result<FileHead, String> {
+/// The head of a DICOM file. Errors: a text for people.
+pub(crate) fn read_file_head(path: &Path) -> Result<FileHead, String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
     let mut head = Vec::new();
     let mut more = |bytes: usize, head: &mut Vec<u8>| (&mut file).take(bytes as u64).read_to_end(head).map_err(|error| error.to_string());

@@ -12,14 +12,18 @@
 //! Errors: none; what the spool or a peer refuses becomes an outcome or an alarm.
 
 use crate::config::{self, Ambiguous};
+use crate::delivery::engine::direct::Direct;
 use crate::delivery::engine::{Action, Engine, Moment};
 use crate::delivery::standby::{Kind, Rehearsed, Stumble};
 use crate::delivery::status::DestinationStatus;
+use crate::delivery::verdict::Ruling;
 use crate::delivery::{Outcome, Phase, Silence};
+use crate::endpoint::EndpointSet;
+use crate::endpoint::failover::Next;
 use crate::event::Events;
 use crate::ids::{DestinationId, EndpointId, EnvelopeId};
 use crate::io::committer::Committer;
-use crate::io::courier::{AnswerTime, Boxed, Courier, Order, ProbeFailure};
+use crate::io::courier::{AnswerTime, Answered, Boxed, Courier, Order, Parcel, Patience, ProbeFailure};
 use crate::io::stop::Stop;
 use crate::limits::POOL_KNOWN;
 use crate::spool::{Filter, Settlement, Spool, SpoolError, State, UnixMillis};
@@ -218,6 +222,28 @@ impl Driver {
         self.0.wake.notify_one();
     }
 
+    /// Begins an attempt that no envelope stands behind: see `Engine::direct`. Dropped without `Trip::ended`, it counts as never begun.
+    #[must_use]
+    pub fn direct(&self, avoid: EndpointSet, again: Option<EndpointId>) -> Option<Trip> {
+        let mut core = self.0.core();
+        let direct = core.engine.direct(avoid, again, now())?;
+        let (courier, generation) = (Courierless(Arc::clone(&core.courier)), core.generation);
+        Some(Trip { driver: self.clone(), direct, courier, generation, ended: false })
+    }
+
+    /// The endpoints with their names, and who delivers to them.
+    #[must_use]
+    pub fn way(&self) -> (Arc<config::Destination>, Arc<dyn Courier>) {
+        let core = self.0.core();
+        (Arc::clone(core.engine.destination()), Arc::clone(&core.courier))
+    }
+
+    /// Whether what waits is on its way: an endpoint is in service and nobody paused it.
+    #[must_use]
+    pub fn flows(&self) -> bool {
+        self.0.core().engine.should_flow(now().at)
+    }
+
     /// After `Stop`: returns when the attempts in flight have ended.
     pub async fn finished(&self) {
         // An error means that the task is gone, which is an end too.
@@ -233,6 +259,65 @@ impl Driver {
 
 /// Name under which the spool remembers what was seen of a destination's traffic, before the destination's name.
 const SEEN: &str = "seen/";
+
+/// An attempt that no envelope stands behind.
+#[derive(Debug)]
+pub struct Trip {
+    driver: Driver,
+    direct: Direct,
+    courier: Courierless,
+    generation: u64,
+    ended: bool,
+}
+
+/// The courier that knows the endpoint by its number.
+#[derive(Clone)]
+struct Courierless(Arc<dyn Courier>);
+
+impl std::fmt::Debug for Courierless {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Courier")
+    }
+}
+
+impl Trip {
+    /// Where, and how.
+    #[must_use]
+    pub fn direct(&self) -> &Direct {
+        &self.direct
+    }
+
+    /// Makes the attempt.
+    pub async fn send(&self, parcel: Parcel, patience: Patience) -> Answered {
+        self.courier.0.send(self.direct.endpoint, self.direct.fresh, parcel, patience).await
+    }
+
+    /// Tells what it met: see `Engine::direct_ended`.
+    pub fn ended(mut self, outcome: &Outcome, tries: u32, resend: bool) -> (Ruling, Next) {
+        self.ended = true;
+        self.settle(|engine, direct, same| engine.direct_ended(direct, same, outcome, tries, resend, now()))
+    }
+
+    fn settle<T>(&self, tell: impl FnOnce(&mut Engine, &Direct, bool) -> T) -> T {
+        let shared = &self.driver.0;
+        let mut core = shared.core();
+        // Under other settings the number may mean another endpoint.
+        let same = core.generation == self.generation;
+        let told = tell(&mut core.engine, &self.direct, same);
+        shared.perform(&mut core);
+        drop(core);
+        shared.wake.notify_one();
+        told
+    }
+}
+
+impl Drop for Trip {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.settle(|engine, direct, same| engine.direct_forgotten(direct, same, now()));
+        }
+    }
+}
 
 /// Work for a task of its own.
 enum Job {

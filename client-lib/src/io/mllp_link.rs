@@ -8,11 +8,11 @@
 use crate::config::{Destination, Endpoint, Probe};
 use crate::delivery::standby::{Kind, Rehearsed, Stumble};
 use crate::delivery::status::NameStatus;
-use crate::delivery::{AckCode, Outcome, Phase};
+use crate::delivery::{AckCode, Outcome, Phase, Silence};
 use crate::event::{Event, Events};
 use crate::hl7::message::Message;
 use crate::ids::EndpointId;
-use crate::io::courier::{Boxed, Courier, Order, ProbeFailure};
+use crate::io::courier::{AnswerTime, Answered, Boxed, Content, Courier, Order, Parcel, Patience, ProbeFailure};
 use crate::io::dial::{self, Dialer};
 use crate::io::http_probe::HttpProbe;
 use crate::io::mllp_exchange::{Dispatch, LateAnswer, Link, Source, silent};
@@ -148,6 +148,20 @@ impl Courier for MllpCourier {
         Box::pin(async move { shared.rehearse(endpoint, within).await })
     }
 
+    fn send(&self, endpoint: EndpointId, fresh: bool, parcel: Parcel, patience: Patience) -> Boxed<Answered> {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            let Content::Hl7(content) = parcel.0 else {
+                return (Outcome::Local { cause: "an image cannot be sent to an HL7 receiver".into(), permanent: true }, None);
+            };
+            let (answer, dispatch) = (AnswerTime::default(), by_hand(content, patience.answer_within));
+            let exchange = shared.exchange(endpoint, fresh, patience.connect_by, dispatch, &answer);
+            // Connecting ends by itself before: what is cut here may have been sent.
+            let late = || Outcome::Unanswered { silence: Silence::Timeout, cause: "its share of the time was over".into() };
+            tokio::time::timeout_at(patience.until, exchange).await.unwrap_or_else(|_| (late(), None))
+        })
+    }
+
     fn drain(&self, endpoint: EndpointId) {
         let Some(post) = self.shared.posts.get(endpoint.index()) else { return };
         post.drains.fetch_add(1, Ordering::AcqRel);
@@ -196,32 +210,45 @@ impl Courier for MllpCourier {
 
 impl Shared {
     async fn attempt(self: Arc<Self>, order: Order) -> Outcome {
-        let Some(post) = self.posts.get(order.endpoint.index()) else {
-            return Outcome::Local { cause: "the endpoint is not configured any more".into(), permanent: false };
-        };
         let envelope = &order.envelope;
         let source = match Source::open(&self.spool, envelope.message).await {
             Ok(source) => source,
             Err(error) => return Outcome::unreadable(&error),
         };
         let control_id = envelope.keys.get(Key::ControlId).unwrap_or_default().to_vec();
-        let kept = if order.fresh { None } else { self.idle_link(post, &control_id).await };
-        let mut kept = match kept {
-            Some(kept) => kept,
-            None => match self.dial(post, Instant::now() + self.destination.connect_timeout).await {
-                Ok(kept) => kept,
-                Err(outcome) => return outcome,
-            },
-        };
         let silent = silent(envelope.keys.get(Key::AckConditions), self.destination.silence_as_asked);
         let dispatch = Dispatch { source, control_id, envelope: Some(envelope.id), silent, timeout: self.destination.ack_timeout };
-        let (outcome, _) = kept.link.exchange(dispatch).await;
+        let connect_by = Instant::now() + self.destination.connect_timeout;
+        self.exchange(order.endpoint, order.fresh, connect_by, dispatch, &order.answer).await.0
+    }
+
+    /// One exchange, on a kept connection or a fresh one, which is kept if it is fit for another.
+    async fn exchange(
+        self: &Arc<Self>,
+        endpoint: EndpointId,
+        fresh: bool,
+        connect_by: Instant,
+        dispatch: Dispatch,
+        answer: &AnswerTime,
+    ) -> (Outcome, Option<Bytes>) {
+        let Some(post) = self.posts.get(endpoint.index()) else {
+            return (Outcome::Local { cause: "the endpoint is not configured any more".into(), permanent: false }, None);
+        };
+        let kept = if fresh { None } else { self.idle_link(post, &dispatch.control_id).await };
+        let mut kept = match kept {
+            Some(kept) => kept,
+            None => match self.dial(post, connect_by).await {
+                Ok(kept) => kept,
+                Err(outcome) => return (outcome, None),
+            },
+        };
+        let (outcome, text) = kept.link.exchange(dispatch).await;
         if let Some(took) = kept.link.answered_in() {
-            order.answer.set(took);
+            answer.set(took);
         }
         self.note(post, kept.link.take_late());
-        self.keep(order.endpoint, kept);
-        outcome
+        self.keep(endpoint, kept);
+        (outcome, text)
     }
 
     /// A kept connection that is still good, if there is one.

@@ -1,5 +1,6 @@
 //! The only folder of this crate that touches the world: sockets, disks, clocks, resolvers.
 
+pub mod client;
 pub mod committer;
 pub mod courier;
 pub mod dial;

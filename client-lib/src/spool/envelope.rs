@@ -2,11 +2,11 @@
 //! Rules: values only; what may follow what is decided in `lanes` and `index`.
 //! Errors: none.
 
-use crate::config::LaneRule;
+use crate::config::{LaneRule, Ordering};
 use crate::delivery::Phase;
 use crate::event::Delivered;
 use crate::ids::{DestinationId, EnvelopeId, MessageId};
-use crate::keys::Keys;
+use crate::keys::{Key, Keys};
 use crate::spool::UnixMillis;
 use std::sync::Arc;
 
@@ -28,6 +28,25 @@ pub enum Lane {
     Key(u32),
     /// All earlier ones of the destination go before it, all later ones after it.
     Barrier,
+}
+
+impl Lane {
+    /// Which envelopes of a destination with this order a message must not overtake.
+    #[must_use]
+    pub fn of(ordering: Ordering, keys: &Keys) -> Lane {
+        match ordering {
+            Ordering::Strict => Lane::Key(0),
+            Ordering::None => Lane::Own,
+            Ordering::Study => keys.get(Key::Study).filter(|uid| !uid.is_empty()).map_or(Lane::Own, |uid| Lane::Key(lane_key(uid))),
+            Ordering::Patient if keys.get(Key::Barrier).is_some() => Lane::Barrier,
+            Ordering::Patient => keys.get(Key::Patient).filter(|id| !id.is_empty()).map_or(Lane::Barrier, |id| Lane::Key(lane_key(id))),
+        }
+    }
+}
+
+/// FNV-1a in 32 bits: the key stands in the spool, so it must come out the same in every version. Two values with one key merely share a lane.
+fn lane_key(value: &[u8]) -> u32 {
+    value.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// One message for one destination, handed out for delivery.
@@ -199,4 +218,36 @@ pub struct Filter {
     pub state: Option<State>,
     /// Only envelopes one of whose key values is exactly these bytes.
     pub key: Option<Vec<u8>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(pairs: &[(Key, &str)]) -> Keys {
+        let mut keys = Keys::new();
+        for (key, value) in pairs {
+            keys.set(*key, value.as_bytes());
+        }
+        keys
+    }
+
+    #[test]
+    fn lanes_follow_the_ordering() {
+        let anna = keys(&[(Key::Patient, "1^^^A"), (Key::Study, "1.2.3")]);
+        let bert = keys(&[(Key::Patient, "2^^^A")]);
+        let merge = keys(&[(Key::Patient, "1^^^A"), (Key::Barrier, "1")]);
+        let nobody = keys(&[(Key::Patient, "")]);
+        assert_eq!(Lane::of(Ordering::Strict, &anna), Lane::Key(0));
+        assert_eq!(Lane::of(Ordering::None, &anna), Lane::Own);
+        assert_eq!(Lane::of(Ordering::Study, &bert), Lane::Own);
+        assert!(matches!(Lane::of(Ordering::Study, &anna), Lane::Key(_)));
+        assert_eq!(Lane::of(Ordering::Patient, &anna), Lane::of(Ordering::Patient, &anna));
+        assert_ne!(Lane::of(Ordering::Patient, &anna), Lane::of(Ordering::Patient, &bert));
+        assert_eq!(Lane::of(Ordering::Patient, &merge), Lane::Barrier);
+        assert_eq!(Lane::of(Ordering::Patient, &nobody), Lane::Barrier);
+        assert_eq!(Lane::of(Ordering::Patient, &Keys::new()), Lane::Barrier);
+        // On disk: must not change between versions.
+        assert_eq!(lane_key(b"foobar"), 0xbf9c_f968);
+    }
 }

@@ -68,6 +68,12 @@ impl Receipt {
     pub fn message(&self) -> MessageId {
         self.message
     }
+
+    /// The number of its envelope for the addressee at this place of the draft's list: envelopes are numbered right after their message.
+    #[must_use]
+    pub fn envelope(&self, addressee: u16) -> EnvelopeId {
+        EnvelopeId(self.message.0 + 1 + u64::from(addressee))
+    }
 }
 
 /// A message on its way into the spool.
