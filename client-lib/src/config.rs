@@ -9,6 +9,7 @@ pub mod read;
 pub mod shape;
 pub mod shapes;
 pub mod units;
+pub mod window;
 
 pub use read::{ConfigError, position};
 
@@ -301,6 +302,8 @@ pub struct Endpoint {
     pub tls: Option<TlsClient>,
     /// Share of the traffic in active-active policies.
     pub weight: u16,
+    /// The site it belongs to.
+    pub site: Option<Arc<str>>,
     /// Own health settings, or the destination's.
     pub health: HealthSettings,
 }
@@ -345,6 +348,8 @@ pub struct Destination {
     pub hold_down_max: Duration,
     /// Return by itself (`auto`, default) or only by an operator.
     pub failback_auto: bool,
+    /// When it may return by itself; none: always.
+    pub failback_window: Option<window::Window>,
     /// Policy for ambiguous outcomes.
     pub ambiguous: Ambiguous,
     /// Policy for AE.

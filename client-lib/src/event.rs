@@ -2,6 +2,7 @@
 //! Rules: an event carries names, counts and phases, never patient data and never a peer's free text.
 
 use crate::delivery::{Phase, Verdict};
+pub use crate::endpoint::wishes::ShiftNews;
 use crate::ids::{EnvelopeId, MessageId};
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +74,12 @@ pub enum Event {
     EndpointNotice { destination: Arc<str>, endpoint: Arc<str>, what: String },
     /// The active endpoint changed.
     Failover { destination: Arc<str>, from: Option<Arc<str>>, to: Option<Arc<str>>, reason: String },
+    /// Something happened to an operator's shift of a destination to an endpoint.
+    Shift { destination: Arc<str>, endpoint: Arc<str>, news: ShiftNews, reason: String },
+    /// An operator enabled, drained or disabled an endpoint.
+    Admin { destination: Arc<str>, endpoint: Arc<str>, admin: &'static str, reason: String },
+    /// A site's destinations move together, or one of them cannot.
+    Site { site: Arc<str>, what: String },
     /// A condition people must look at began or ended (one event each, not one per try).
     Alarm { subject: String, what: String, raised: bool },
     /// Something people should look at once: it happened, and neither stands nor ends.

@@ -196,6 +196,7 @@ mod tests {
             hold_down: Duration::ZERO,
             hold_down_max: Duration::ZERO,
             failback_auto: true,
+            failback_window: None,
             ambiguous: Ambiguous::Resend,
             on_ae: OnAe::DeadLetter,
             after_dead_letter: LaneRule::Continue,

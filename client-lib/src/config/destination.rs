@@ -6,6 +6,7 @@ use super::endpoint::endpoints;
 use super::health::{default_health, read_health};
 use super::read::{Reading, Section, Text};
 use super::shapes::CLIENT;
+use super::window::{Window, time_of_day};
 use super::{Ambiguous, CallingAe, Destination, Finding, LaneRule, NameServer, Names, OnAe, Ordering, Policy, SpoolSettings, Transport};
 use crate::keys::Protocol;
 use crate::limits;
@@ -180,6 +181,7 @@ fn destination(section: &Section<'_>) -> Destination {
         hold_down,
         hold_down_max,
         failback_auto: section.choice("failback") != Some("manual"),
+        failback_window: failback_window(section),
         ambiguous: if section.choice("ambiguous") == Some("hold") { Ambiguous::Hold } else { Ambiguous::Resend },
         on_ae: match section.choice("on_ae") {
             Some("retry") => OnAe::Retry,
@@ -247,12 +249,6 @@ fn retry(section: &Section<'_>) -> (std::time::Duration, std::time::Duration) {
 
 /// Checks the forms of keys that do not act.
 fn checked_later(section: &Section<'_>) {
-    if let Some(text) = section.text("failback_window") {
-        let good = text.value.split_once('-').is_some_and(|(from, to)| clock(from) && clock(to));
-        if !good {
-            section.malformed("failback_window", &text, "it is not two times of day");
-        }
-    }
     for key in ["replay_window", "rto", "rpo"] {
         let _ = section.duration_if(key);
     }
@@ -261,17 +257,23 @@ fn checked_later(section: &Section<'_>) {
     }
     if let Some(drill) = section.table("drill") {
         let _ = (drill.duration_if("every"), drill.choice("fault"));
-        if let Some(text) = drill.text("at").filter(|text| !clock(&text.value)) {
+        if let Some(text) = drill.text("at").filter(|text| time_of_day(&text.value).is_none()) {
             drill.malformed("at", &text, "it is not a time of day");
         }
     }
 }
 
-fn clock(text: &str) -> bool {
-    let Some((hours, minutes)) = text.split_once(':') else { return false };
-    let part =
-        |digits: &str, max: u8| digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse().is_ok_and(|n: u8| n <= max);
-    part(hours, 23) && part(minutes, 59)
+/// `failback_window`, which means nothing where only people return.
+fn failback_window(section: &Section<'_>) -> Option<Window> {
+    let text = section.text("failback_window")?;
+    if section.choice("failback") == Some("manual") {
+        section.pointless("failback_window", "with `failback = \"manual\"`");
+    }
+    let window = Window::parse(&text.value);
+    if window.is_none() {
+        section.malformed("failback_window", &text, "it is not two different times of day");
+    }
+    window
 }
 
 /// A count whose range fits.
@@ -414,7 +416,7 @@ mod tests {
             ("health = { probe = 'tls' }", "without `tls`"),
             ("calling_ae = 'SEVENTEEN_LETTERS'", "longer than 16"),
             ("calling_ae = 'BACK\\SLASH'", "other characters"),
-            ("failback_window = '22:00-24:00'", "not two times"),
+            ("failback_window = '22:00-24:00'", "not two different times"),
             ("drill = { at = '7:00' }", "not a time of day"),
         ];
         for (line, said) in cases {

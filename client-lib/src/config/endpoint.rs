@@ -62,7 +62,7 @@ fn endpoint(table: &Section<'_>, protocol: Protocol, above: &HealthSettings) -> 
         let what = "`addresses = \"each\"` with an address, which stands for itself alone";
         reading.warning(table.place("addresses"), what, "give the name of the pool in `address`, or remove `addresses`");
     }
-    let _ = table.text("site");
+    let site = table.text("site").map(|text| text.value.into());
     let ae_title = endpoint_ae(table, protocol);
     let named = if finding == Finding::Srv { domain_of(&host) } else { &*host };
     let tls = table.table("tls").map(|tls| read_tls(&tls, named)).map(|tls| of_pool(tls, finding, named));
@@ -71,7 +71,7 @@ fn endpoint(table: &Section<'_>, protocol: Protocol, above: &HealthSettings) -> 
     if finding == Finding::Srv {
         table.pointless("weight", "with `srv`: each record has its own");
     }
-    (address.is_some() || srv.is_some()).then_some(Endpoint { name, host, port, finding, tier: 0, ae_title, tls, weight, health })
+    (address.is_some() || srv.is_some()).then_some(Endpoint { name, host, port, finding, tier: 0, ae_title, tls, weight, site, health })
 }
 
 /// The name of SRV records (RFC 2782): `_service._tcp.domain`.

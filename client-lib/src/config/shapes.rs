@@ -121,7 +121,12 @@ pub const DESTINATION: Shape = Shape {
             Default::Value("auto"),
             "whether it returns by itself; with \"manual\" by `everpost destination failback`",
         ),
-        later("failback_window", Kind::Text("two times of day, `HH:MM-HH:MM`"), NONE, "when it may return by itself"),
+        field(
+            "failback_window",
+            Kind::Text("two times of day, `HH:MM-HH:MM`"),
+            Default::Depends("at any time"),
+            "when it may return by itself, in the machine's local time; a window may go over midnight",
+        ),
         field(
             "ambiguous",
             Kind::Choice(&["resend", "hold"]),
@@ -284,7 +289,7 @@ pub const ENDPOINT: Shape = Shape {
         field("ae_title", AE_TITLE, Default::Depends("needed for dicom"), "dicom: called AE title"),
         field("tls", Kind::Table(&TLS_CLIENT), Default::Depends("no TLS"), "TLS towards it"),
         field("weight", Kind::Count(1, 1000), Default::Value("1"), "share of the traffic where all endpoints take turns"),
-        later("site", Kind::Text("the name of a [[site]]"), NONE, "the site it belongs to"),
+        field("site", Kind::Text("the name of a [[site]]"), NONE, "the site it belongs to"),
         field("health", Kind::Table(&HEALTH), Default::Depends("as in the destination"), "probes of this endpoint"),
     ],
 };

@@ -21,6 +21,7 @@
 
 mod degraded;
 pub mod direct;
+mod wishes;
 
 use super::alarms::{Alarm, Alarms};
 use super::scheduler::{Memo, Schedule};
@@ -457,6 +458,7 @@ impl Engine {
         if self.stopping {
             return;
         }
+        self.failover.on_clock(now.wall, now.at);
         self.failover.on_timeout(now.at);
         while let Some(endpoint) = self.failover.probe_due(now.at) {
             self.fresh_probes.insert(endpoint);
@@ -516,17 +518,12 @@ impl Engine {
         done
     }
 
-    /// An operator enables, drains or disables an endpoint.
-    pub fn set_admin(&mut self, endpoint: EndpointId, admin: Admin, now: Moment) {
-        self.failover.set_admin(endpoint, admin, now.at);
-        self.absorb(now);
-    }
-
     /// A new engine in place of one that broke. Attempts that were in flight are cut by the caller: whether they arrived is not known.
     #[must_use]
     pub fn reborn(&mut self, seed: u64, what: &str, now: Moment) -> Engine {
         let mut engine = Engine::new(Arc::clone(&self.destination), seed, now.at);
         engine.paused = self.paused;
+        engine.failover.inherit_wishes(&self.failover, now.at);
         engine.stopping = self.stopping;
         engine.alarms = std::mem::take(&mut self.alarms);
         engine.standbys.seen = std::mem::take(&mut self.standbys.seen);
@@ -621,6 +618,7 @@ impl Engine {
                 "up" if !degraded.is_empty() => ("degraded", format!("{}; {}", health.reason(), degraded.join("; "))),
                 state => (state, health.reason().to_owned()),
             };
+            let reason = self.admin_reason(id, &reason);
             let (name, admin) = (config.name.to_string(), self.failover.admin(id)?.name());
             Some(EndpointStatus { name, health, degraded, ready, admin, reason, resolved: Vec::new(), connected: Vec::new(), dns: None })
         };
@@ -720,6 +718,10 @@ impl Engine {
                 Change::Pace(endpoint) => self.tell_pace(endpoint),
                 Change::Left(endpoint) => self.actions.push_back(Action::Drain(endpoint)),
                 Change::Release => self.release_all(now),
+                Change::Shift { to, news, reason } => {
+                    self.emit(Event::Shift { destination: self.name(), endpoint: to, news, reason });
+                }
+                Change::Admin { endpoint, reason } => self.tell_admin(endpoint, reason),
             }
         }
         if self.failover.active().is_empty() {

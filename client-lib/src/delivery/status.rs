@@ -2,6 +2,7 @@
 //! Rules: names and texts only, never content of messages; the field names are a contract with scripts and change only by addition.
 //! Errors: none.
 
+use crate::endpoint::wishes::Shift;
 use crate::keys::Protocol;
 use serde::Serialize;
 
@@ -18,8 +19,8 @@ pub struct DestinationStatus {
     pub paused: bool,
     /// Names of the endpoints that get new traffic now; empty: none is eligible.
     pub active: Vec<String>,
-    /// An operator's shift; none in this version.
-    pub shift: Option<()>,
+    /// An operator's shift.
+    pub shift: Option<ShiftStatus>,
     /// Why `active` is what it is.
     pub reason: String,
     /// Envelopes waiting their turn.
@@ -38,6 +39,16 @@ pub struct DestinationStatus {
     pub oldest_waiting_seconds: u64,
     /// Its endpoints, in order of preference.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// An operator's shift.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShiftStatus {
+    /// As it was wished.
+    #[serde(flatten)]
+    pub shift: Shift,
+    /// Its endpoint is not in service, so the destination delivers elsewhere.
+    pub suspended: bool,
 }
 
 /// One endpoint.

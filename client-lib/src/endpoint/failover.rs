@@ -1,18 +1,24 @@
-//! Chooses the endpoint of a destination for each attempt: the one place where failover and failback are decided.
+//! Chooses the endpoint of a destination for each attempt: the one place where failover, shifts and failback are decided.
 //!
 //! ```text
 //!  each endpoint:     in service ---- left: failures, refusals, bad probes ----> out
 //!                        ^   ^                                                   | |
-//!                        |   +-- hold_down of good probes (voluntary return) ----+ |
+//!                        |   +-- hold_down of good probes (voluntary return), ---+ |
+//!                        |   |   inside failback_window                            |
 //!                        |   +-- the same, then one good envelope (canary) --------+
-//!                        +------ nothing else is in service and it is trusted, or it answered a scout
+//!                        +------ nothing else is in service and it is trusted, or it answered a scout, or an operator wants it
 //!
 //!  the destination:   Serving(active) <----------------------------------------> Stalled
 //!                        no endpoint is in service ->   <- one is in service
+//!
+//!  a shift:           begun --> [its endpoint is active] <--------------> [suspended] --> ended
+//!                        |         its endpoint is left ->   <- it returned   |             ^
+//!                        +--------------- time over, unshift, endpoint gone --+-------------+
 //! ```
 //! Rules
-//! - The first endpoint in service, in the configured order, is active. (`round-robin`, `least-outstanding`: all in service are; a lane keeps to
-//!   one of them while it serves.) Leaving is immediate; `hold_down` delays voluntary returns only.
+//! - The best liked endpoint in service is active: first the one a shift names, then those at the site that is followed, then in the configured order.
+//!   (`round-robin`, `least-outstanding`: all equally liked ones in service are; a lane keeps to one of them while it serves.) Leaving is immediate;
+//!   `hold_down`, `failback_window` and `failback = "manual"` delay voluntary returns only.
 //! - Not sent: again at once on a fresh connection, until `attempts_before_failover` tries in a row have failed. A kept connection that turned out
 //!   dead does not count. Failures of attempts that ran side by side count once: none of them was a second try.
 //! - Lost after it was sent whole (or a wrong answer): once more on the same endpoint, fresh; then the destination leaves. No answer in time: it
@@ -20,12 +26,14 @@
 //! - Refused: only the envelope moves; refusals of `REFUSALS_IN_A_ROW` different envelopes in a row make the destination leave.
 //! - The return needs a proof that reaches as far as the failure did (`health::Proof`). Where no probe can give it, one envelope goes as canary.
 //!   `hold_down` doubles with each failed return, up to `hold_down_max`. `failback = "manual"`: no voluntary return without `failback_now`.
+//! - A shift or a follow changes what is liked, never what is eligible: an endpoint that fails is left whoever wished for it. What stayed in service
+//!   meanwhile is taken up at once when a wish ends; what went out returns by the rules above. A drained or disabled endpoint gets nothing.
 //! - Stalled: one envelope at a time, as scout, tries all endpoints in order; then all wait (backoff), and again. A good probe that is proof enough
 //!   ends the wait; so does any answer.
 //! - Slow is not dead: `pace` says when a slow endpoint is left, and it stays eligible.
 //! - An attempt that began before the destination left its endpoint says nothing new about it.
 //!
-//! Errors: none. Every change carries a reason for people (`Change`).
+//! Errors: none, but `ShiftRefused`. Every change carries a reason for people (`Change`).
 //!
 //! Here stand the words that go in and out, and what people see. `choosing`: where an envelope goes; `observing`: what attempts and probes mean;
 //! `service`: who is in service, returns, stalls; `wishes`: what people want.
@@ -33,9 +41,12 @@
 use super::backoff::Backoff;
 use super::health::Health;
 use super::place::Place;
+use super::wishes::{ShiftNews, Standings};
 use super::{Admin, Blame, EndpointSet};
+use crate::config::window::Window;
 use crate::config::{Destination, Endpoint, Policy};
 use crate::ids::{EndpointId, EnvelopeId};
+use jiff::tz::TimeZone;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -153,6 +164,22 @@ pub enum Change {
     Left(EndpointId),
     /// Waiting backoffs have lost their reason: try now.
     Release,
+    /// Something happened to a shift.
+    Shift {
+        /// Its endpoint, by name.
+        to: Arc<str>,
+        /// What.
+        news: ShiftNews,
+        /// Why.
+        reason: String,
+    },
+    /// People changed their mind about an endpoint.
+    Admin {
+        /// Which.
+        endpoint: EndpointId,
+        /// Why, and who.
+        reason: String,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -175,8 +202,13 @@ pub struct Failover {
     hold_down: Duration,
     hold_down_max: Duration,
     auto: bool,
+    window: Option<Window>,
     backoff: Backoff,
     places: Vec<Place>,
+    wishes: Standings,
+    /// The last reading of the wall clock, and when it was made.
+    clock: Option<(Instant, u64)>,
+    zone: TimeZone,
     active: Vec<EndpointId>,
     stall: Option<Stall>,
     stalls: u32,
@@ -196,8 +228,12 @@ impl Failover {
             hold_down: destination.hold_down,
             hold_down_max: destination.hold_down_max.max(destination.hold_down),
             auto: destination.failback_auto,
+            window: destination.failback_window,
             backoff: Backoff { first: destination.retry_first, max: destination.retry_max },
             places: destination.endpoints.iter().map(|e| Place::new(e, destination.hold_down, now)).collect(),
+            wishes: Standings::default(),
+            clock: None,
+            zone: TimeZone::UTC,
             active: Vec::new(),
             stall: None,
             stalls: 0,
@@ -211,10 +247,11 @@ impl Failover {
         failover
     }
 
-    /// Takes new settings. Endpoints are recognised by name and address; what was seen of them stays.
+    /// Takes new settings. Endpoints are recognised by name and address; what was seen of them stays. Wishes go by name alone.
     /// Choices made before must be reported with `forget` if their endpoint moved in the list: the caller rebuilds its own bookkeeping.
     pub fn reconfigure(&mut self, destination: &Destination, now: Instant) {
         let mut fresh = Failover::new(destination, self.random.u64(..), now);
+        fresh.inherit(self);
         for place in &mut fresh.places {
             if let Some(old) = self.places.iter().find(|old| old.is_same_as(&place.config)) {
                 let config = Arc::clone(&place.config);
@@ -225,7 +262,8 @@ impl Failover {
         let before = self.active.first().map(|e| Arc::clone(&self.places[e.index()].config.name));
         fresh.active.clear();
         fresh.review(now, "new configuration".to_owned());
-        fresh.changes.clear();
+        fresh.changes.retain(|change| matches!(change, Change::Shift { .. }));
+        fresh.drop_lost_shift(now);
         let after = fresh.active.first().map(|e| Arc::clone(&fresh.places[e.index()].config.name));
         if before != after {
             let to = fresh.active.first().copied();
@@ -285,6 +323,12 @@ impl Failover {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests")]
+mod histories;
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests")]
+mod shifts;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "tests")]
 mod tests;

@@ -14,6 +14,7 @@ pub mod names;
 pub mod pace;
 mod place;
 pub mod pool;
+pub mod wishes;
 
 /// What an ended attempt says about its endpoint (from `delivery::verdict`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +130,7 @@ pub(crate) mod fixture {
                 ae_title,
                 tls: None,
                 weight: 1,
+                site: None,
                 health: health.clone(),
             })
         };
@@ -143,6 +145,7 @@ pub(crate) mod fixture {
             hold_down: Duration::from_secs(30),
             hold_down_max: Duration::from_secs(1800),
             failback_auto: true,
+            failback_window: None,
             ambiguous: Ambiguous::Resend,
             on_ae: OnAe::DeadLetter,
             after_dead_letter: LaneRule::Continue,

@@ -27,6 +27,10 @@ pub(super) struct Place {
     /// Its rest is over and only an envelope can prove it good.
     pub(super) canary_due: bool,
     pub(super) canary_out: bool,
+    /// An operator wants one envelope to go there, whatever probes say.
+    pub(super) demanded: bool,
+    /// Of its name: spreads lanes the same way whatever its place in the list.
+    pub(super) salt: u64,
     pub(super) outstanding: u32,
     /// Failures without an answer in a row; those seen side by side count once.
     pub(super) failures: u32,
@@ -49,6 +53,8 @@ impl Place {
             hold_down,
             canary_due: false,
             canary_out: false,
+            demanded: false,
+            salt: config.name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)),
             outstanding: 0,
             failures: 0,
             lost: 0,
@@ -109,6 +115,7 @@ impl Place {
         self.returned_at = None;
         self.left_at = Some(now);
         self.canary_due = false;
+        self.demanded = false;
         self.refused.clear();
         self.forgive();
     }
@@ -116,6 +123,7 @@ impl Place {
     pub(super) fn bring_back(&mut self, now: Instant) {
         self.out = None;
         self.canary_due = false;
+        self.demanded = false;
         self.returned_at = Some(now);
     }
 }

@@ -44,6 +44,7 @@ fn destination(peer: &Peer) -> Destination {
         ae_title: "PACS".into(),
         tls: None,
         weight: 1,
+        site: None,
         health,
     };
     Destination {
@@ -57,6 +58,7 @@ fn destination(peer: &Peer) -> Destination {
         hold_down: Duration::from_secs(30),
         hold_down_max: Duration::from_secs(1800),
         failback_auto: true,
+        failback_window: None,
         ambiguous: Ambiguous::Resend,
         on_ae: OnAe::DeadLetter,
         after_dead_letter: LaneRule::Continue,

@@ -20,6 +20,7 @@ use crate::delivery::verdict::Ruling;
 use crate::delivery::{Outcome, Phase, Silence};
 use crate::endpoint::EndpointSet;
 use crate::endpoint::failover::Next;
+use crate::endpoint::wishes::Wishes;
 use crate::event::Events;
 use crate::ids::{DestinationId, EndpointId, EnvelopeId};
 use crate::io::committer::Committer;
@@ -34,6 +35,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
+
+mod wishes;
+
+pub use wishes::Probed;
 
 /// How often the watchdog looks.
 const WATCHDOG: Duration = Duration::from_secs(10);
@@ -95,7 +100,7 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Driver {
-    /// Starts delivering, unless `paused`: a pause that came after the start would come after the first envelopes. Must be called inside a tokio runtime.
+    /// Starts delivering, as people wish it: a wish that came after the start would come after the first envelopes. Must be called inside a tokio runtime.
     #[must_use]
     pub fn start(
         destination: Arc<config::Destination>,
@@ -104,10 +109,11 @@ impl Driver {
         courier: Arc<dyn Courier>,
         events: Events,
         stop: Stop,
-        paused: bool,
+        wishes: Wishes,
     ) -> Driver {
         let mut engine = Engine::new(destination, fastrand::u64(..), now().at);
-        engine.pause(paused);
+        engine.keep_zone(jiff::tz::TimeZone::system());
+        engine.restore(wishes, now());
         let pools_known = courier.pools_known(Instant::now() + POOL_KNOWN);
         let name = format!("{SEEN}{}", engine.destination().name);
         for (_, seen) in committer.spool().remembered().iter().filter(|(about, _)| *about == name) {
@@ -162,6 +168,7 @@ impl Driver {
             row.dns = core.courier.name(EndpointId(index));
         }
         let destination = core.engine.destination();
+        let reason = core.engine.outlook(now()).map_or(reason.clone(), |outlook| format!("{reason}; {outlook}"));
         let reason = if core.engine.is_paused() { format!("paused by an operator; {reason}") } else { reason };
         DestinationStatus {
             name: destination.name.to_string(),
@@ -169,7 +176,7 @@ impl Driver {
             policy: core.engine.policy_name(),
             paused: core.engine.is_paused(),
             active,
-            shift: None,
+            shift: core.engine.shift(),
             reason,
             ready: counts.ready,
             in_flight: counts.in_flight,

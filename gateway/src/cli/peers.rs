@@ -123,6 +123,7 @@ impl How {
             ae_title: url.ae_title.clone(),
             tls: self.tls(url)?,
             weight: 1,
+            site: None,
             health,
         })
     }

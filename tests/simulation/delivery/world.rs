@@ -30,6 +30,7 @@ pub(crate) fn destination(protocol: Protocol, names: &[&str]) -> Destination {
             ae_title: "PACS".into(),
             tls: None,
             weight: 1,
+            site: None,
             health: health.clone(),
         })
     };
@@ -44,6 +45,7 @@ pub(crate) fn destination(protocol: Protocol, names: &[&str]) -> Destination {
         hold_down: Duration::from_secs(30),
         hold_down_max: Duration::from_secs(1800),
         failback_auto: true,
+        failback_window: None,
         ambiguous: Ambiguous::Resend,
         on_ae: OnAe::DeadLetter,
         after_dead_letter: LaneRule::Continue,

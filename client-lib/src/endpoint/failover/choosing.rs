@@ -41,13 +41,13 @@ impl Failover {
             let errand = if self.active.contains(&endpoint) { Errand::Traffic } else { Errand::Elsewhere };
             return Some(Choice { endpoint, fresh: true, errand });
         }
-        if let Some(endpoint) = self.order().find(|e| !wish.avoid.contains(*e) && self.canary_due(*e)) {
+        if let Some(endpoint) = self.liked().find(|e| !wish.avoid.contains(*e) && self.canary_due(*e)) {
             return Some(Choice { endpoint, fresh: true, errand: Errand::Canary });
         }
         if let Some(endpoint) = self.pick_active(wish) {
             return Some(Choice { endpoint, fresh: false, errand: Errand::Traffic });
         }
-        let endpoint = self.order().find(|e| !wish.avoid.contains(*e) && self.places[e.index()].trusted())?;
+        let endpoint = self.liked().find(|e| !wish.avoid.contains(*e) && self.places[e.index()].trusted())?;
         Some(Choice { endpoint, fresh: false, errand: Errand::Elsewhere })
     }
 
@@ -57,7 +57,10 @@ impl Failover {
         match (self.policy, wish.lane) {
             (Policy::Failover, _) => open.first().copied(),
             // Highest score of lane and endpoint: a lane moves only when its own endpoint goes or comes back.
-            (_, Some(lane)) => open.into_iter().max_by_key(|e| u128::from(mix(lane, *e)) * u128::from(weight(e))),
+            (_, Some(lane)) => {
+                let score = |e: &EndpointId| score(lane, self.places[e.index()].salt, weight(e));
+                open.into_iter().max_by(|a, b| score(a).total_cmp(&score(b)))
+            }
             (Policy::LeastOutstanding, None) => open.into_iter().min_by_key(|e| u64::from(self.places[e.index()].outstanding) * 1_000 / weight(e)),
             (Policy::RoundRobin, None) => {
                 let total: u64 = open.iter().map(weight).sum();
@@ -86,17 +89,18 @@ impl Failover {
     /// A choice that came to nothing: the attempt was never begun.
     pub fn forget(&mut self, choice: Choice, now: Instant) {
         let choice = self.release(choice, now);
-        if let (Errand::Scout { .. }, Some(stall)) = (choice.errand, &mut self.stall) {
-            stall.sweep.push_front(choice.endpoint);
+        if let Errand::Scout { .. } = choice.errand {
+            self.sweep_first(choice.endpoint);
         }
     }
 }
 
-/// Spreads lanes over endpoints: the same two always score the same (splitmix64).
-fn mix(lane: u32, endpoint: EndpointId) -> u64 {
-    let mut x = (u64::from(lane) << 16 | u64::from(endpoint.0)).wrapping_add(0x9E37_79B9_7F4A_7C15);
+/// Spreads lanes over endpoints by weight (weighted rendezvous: -weight / ln(u), u even between 0 and 1): the same two always score the same.
+fn score(lane: u32, salt: u64, weight: u64) -> f64 {
+    // splitmix64 of both.
+    let mut x = (u64::from(lane) ^ salt).wrapping_add(0x9E37_79B9_7F4A_7C15);
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    // The upper half, so that a weight can multiply it.
-    (x ^ (x >> 31)) >> 32
+    let even = ((x ^ (x >> 31)) >> 11) as f64 + 0.5;
+    -(weight as f64) / (even / (1u64 << 53) as f64).ln()
 }

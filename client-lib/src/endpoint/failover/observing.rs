@@ -66,8 +66,8 @@ impl Failover {
 
     /// A scout that learned nothing: its endpoint is still to be tried.
     fn scout_back(&mut self, choice: Choice) {
-        if let (Errand::Scout { .. }, Some(stall)) = (choice.errand, &mut self.stall) {
-            stall.sweep.push_front(choice.endpoint);
+        if let Errand::Scout { .. } = choice.errand {
+            self.sweep_first(choice.endpoint);
         }
     }
 
@@ -159,6 +159,7 @@ impl Failover {
         let max = self.hold_down_max;
         let place = &mut self.places[endpoint.index()];
         place.canary_due = false;
+        place.demanded = false;
         place.hold_down = place.hold_down.saturating_mul(2).min(max);
         let why = format!("the canary failed ({seen}); next return after {} s of good probes", place.hold_down.as_secs_f32());
         if place.health.condemn(proof, why, now) {
@@ -172,14 +173,14 @@ impl Failover {
         if place.health.condemn(proof, format!("tried in turn: {seen}"), now) {
             self.changes.push_back(Change::Health(endpoint));
         }
-        let usable: Vec<EndpointId> = self.usable().collect();
+        let usable = self.usable();
         let Some(stall) = &mut self.stall else { return Next::Reroute };
         if !stall.sweep.is_empty() {
             return Next::Reroute;
         }
         stall.resume_at = now + self.backoff.delay(stall.step, &mut self.random);
         stall.step = stall.step.saturating_add(1);
-        stall.sweep = usable.into();
+        stall.sweep = usable;
         Next::Wait
     }
 
@@ -213,13 +214,10 @@ impl Failover {
             self.changes.push_back(Change::Health(endpoint));
         }
         let place = &self.places[endpoint.index()];
-        let hopeful = result.is_ok() && distrusted && place.health.probes_suffice();
-        if let (true, Some(stall)) = (hopeful, &mut self.stall) {
+        let hopeful = result.is_ok() && distrusted && place.health.probes_suffice() && place.admin == Admin::Enabled;
+        if hopeful && self.stall.is_some() {
             // Not only the wait ends: the endpoint that gave the sign is tried first.
-            stall.sweep.retain(|e| *e != endpoint);
-            stall.sweep.push_front(endpoint);
-            stall.resume_at = stall.resume_at.min(now);
-            self.changes.push_back(Change::Release);
+            self.hope(endpoint, now);
         }
         self.review(now, String::new());
     }

@@ -3,6 +3,7 @@
 use super::{Change, Failover, Stall};
 use crate::config::Policy;
 use crate::endpoint::Admin;
+use crate::endpoint::wishes::Liking;
 use crate::ids::EndpointId;
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -12,9 +13,10 @@ impl Failover {
     #[must_use]
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
         let probes = self.places.iter().filter(|p| p.admin != Admin::Disabled).filter_map(|p| p.health.next_probe());
-        let returns = self.order().filter_map(|e| self.return_at(e));
+        let window = self.window_opens_in(now);
+        let returns = self.order().filter_map(|e| self.return_at(e)).map(|at| if window.is_zero() { at } else { at.max(now + window) });
         let paces = self.places.iter().filter_map(|p| p.health.next_timeout());
-        probes.chain(returns).chain(paces).chain(self.resume_at().filter(|at| *at > now)).min()
+        probes.chain(returns).chain(paces).chain(self.resume_at().filter(|at| *at > now)).chain(self.clock_at(now)).min()
     }
 
     /// The end of the wait of a stall.
@@ -33,7 +35,8 @@ impl Failover {
     pub(super) fn return_at(&self, endpoint: EndpointId) -> Option<Instant> {
         let place = &self.places[endpoint.index()];
         let waiting = place.out.is_some() && !place.canary_due && (place.trusted() || place.health.wants_canary());
-        let may = waiting && self.stall.is_none() && self.auto && self.voluntary(endpoint) && place.admin == Admin::Enabled;
+        let leads = self.leads(endpoint) || place.trusted();
+        let may = waiting && leads && self.stall.is_none() && self.auto && self.voluntary(endpoint) && place.admin == Admin::Enabled;
         let too_slow = place.health.wants_leaving() && !place.health.may_be_fast_again();
         place.health.good_since().filter(|_| may && !too_slow).map(|since| since + place.hold_down)
     }
@@ -42,8 +45,25 @@ impl Failover {
         (0..u16::try_from(self.places.len()).unwrap_or(u16::MAX)).map(EndpointId)
     }
 
-    pub(super) fn usable(&self) -> impl Iterator<Item = EndpointId> + '_ {
-        self.order().filter(|e| self.places[e.index()].admin == Admin::Enabled)
+    /// All, the best liked first.
+    pub(super) fn liked(&self) -> impl Iterator<Item = EndpointId> + use<> {
+        let mut all: Vec<EndpointId> = self.order().collect();
+        all.sort_by_key(|e| self.rank(*e));
+        all.into_iter()
+    }
+
+    /// How much it is liked: less is better.
+    fn rank(&self, endpoint: EndpointId) -> (Liking, EndpointId) {
+        (self.liking(endpoint), endpoint)
+    }
+
+    fn liking(&self, endpoint: EndpointId) -> Liking {
+        self.wishes.liking(&self.places[endpoint.index()].config)
+    }
+
+    /// Those that people allow, the best liked first.
+    pub(super) fn usable(&self) -> VecDeque<EndpointId> {
+        self.liked().filter(|e| self.places[e.index()].admin == Admin::Enabled).collect()
     }
 
     pub(super) fn serves(&self, endpoint: EndpointId) -> bool {
@@ -54,15 +74,25 @@ impl Failover {
         self.stall.as_ref().is_some_and(|s| s.sweep.contains(&endpoint))
     }
 
-    /// Its return would change where traffic goes.
+    /// Its return would change where traffic goes, now or when the wishes end that stand: it waits for the hold-down.
     pub(super) fn voluntary(&self, endpoint: EndpointId) -> bool {
-        self.policy != Policy::Failover || self.active.first().is_none_or(|active| endpoint < *active)
+        let before = |active: &EndpointId| endpoint < *active || self.rank(endpoint) < self.rank(*active);
+        self.policy != Policy::Failover || self.active.first().is_none_or(before)
+    }
+
+    /// It would get traffic if it returned.
+    fn leads(&self, endpoint: EndpointId) -> bool {
+        let Some(active) = self.active.first() else { return true };
+        match self.policy {
+            Policy::Failover => self.rank(endpoint) < self.rank(*active),
+            Policy::RoundRobin | Policy::LeastOutstanding => self.liking(endpoint) <= self.liking(*active),
+        }
     }
 
     /// One envelope may go there, to see whether it takes messages again.
     pub(super) fn canary_due(&self, endpoint: EndpointId) -> bool {
         let place = &self.places[endpoint.index()];
-        place.canary_due && !place.canary_out && place.admin == Admin::Enabled && self.stall.is_none()
+        (place.canary_due || place.demanded) && !place.canary_out && place.admin == Admin::Enabled && self.stall.is_none()
     }
 
     /// Brings the state of service in line with what is known now. `why`: for people, if something was just decided.
@@ -78,24 +108,25 @@ impl Failover {
                 self.places[endpoint.index()].health.rest(now);
             }
         }
+        let may_return = self.auto && self.window_opens_in(now).is_zero();
         for endpoint in self.order() {
-            let voluntary = self.voluntary(endpoint);
+            let (voluntary, leads) = (self.voluntary(endpoint), self.leads(endpoint));
             let place = &mut self.places[endpoint.index()];
-            place.canary_due &= place.health.wants_canary();
+            place.canary_due &= leads && place.health.wants_canary();
             if place.out.is_none() || self.stall.is_some() {
                 continue;
             }
-            let rested = self.auto && place.rested(now);
+            let rested = may_return && place.rested(now);
             if place.trusted() && place.health.wants_leaving() && !(rested && self.is_fast_enough(endpoint)) {
                 continue;
             }
             let place = &mut self.places[endpoint.index()];
             if place.trusted() && (rested || !voluntary) {
-                if voluntary {
+                if leads {
                     why = format!("{} was good for {} s", place.config.name, place.hold_down.as_secs_f32());
                 }
                 place.bring_back(now);
-            } else if voluntary && rested && place.health.wants_canary() && !place.canary_due {
+            } else if leads && rested && place.health.wants_canary() && !place.canary_due {
                 place.canary_due = true;
                 self.changes.push_back(Change::Release);
             }
@@ -104,18 +135,20 @@ impl Failover {
     }
 
     fn appoint(&mut self, now: Instant, why: &str) {
-        let mut serving: Vec<EndpointId> = self.order().filter(|e| self.serves(*e)).collect();
+        let mut serving: Vec<EndpointId> = self.liked().filter(|e| self.serves(*e)).collect();
         if serving.is_empty() {
             // Hold-down delays voluntary returns only: what is trusted serves when nothing else does.
             let trusted = |e: &EndpointId| self.places[e.index()].trusted();
             let fast = |e: &EndpointId| trusted(e) && !self.places[e.index()].health.wants_leaving();
-            if let Some(endpoint) = self.order().find(fast).or_else(|| self.order().find(trusted)) {
+            if let Some(endpoint) = self.liked().find(fast).or_else(|| self.liked().find(trusted)) {
                 self.places[endpoint.index()].bring_back(now);
                 serving.push(endpoint);
             }
         }
-        if self.policy == Policy::Failover {
-            serving.truncate(1);
+        match (self.policy, serving.first().map(|e| self.liking(*e))) {
+            (Policy::Failover, _) => serving.truncate(1),
+            (_, Some(best)) => serving.retain(|e| self.liking(*e) == best),
+            (_, None) => {}
         }
         match (serving.is_empty(), self.stall.is_some()) {
             (true, false) => self.stall(now),
@@ -126,20 +159,40 @@ impl Failover {
             (true, true) | (false, false) => {}
         }
         self.tell(serving, why);
+        self.mind_shift();
     }
 
     fn stall(&mut self, now: Instant) {
         let just_left = self.active.first().copied().filter(|_| self.active.len() == 1);
-        let mut sweep: VecDeque<EndpointId> = self.usable().filter(|e| Some(*e) != just_left).collect();
+        let mut sweep = self.usable();
+        sweep.retain(|e| Some(*e) != just_left);
         let mut resume_at = now;
         let mut step = 0;
         if sweep.is_empty() {
-            sweep = self.usable().collect();
+            sweep = self.usable();
             resume_at = now + self.backoff.delay(0, &mut self.random);
             step = 1;
         }
         self.stalls = self.stalls.wrapping_add(1);
         self.stall = Some(Stall { sweep, resume_at, step, scout_out: false, number: self.stalls });
+    }
+
+    /// While stalled, an endpoint is to be tried next, if people allow it.
+    pub(super) fn sweep_first(&mut self, endpoint: EndpointId) {
+        let allowed = self.places[endpoint.index()].admin == Admin::Enabled;
+        if let Some(stall) = self.stall.as_mut().filter(|_| allowed) {
+            stall.sweep.retain(|e| *e != endpoint);
+            stall.sweep.push_front(endpoint);
+        }
+    }
+
+    /// An endpoint is worth a try now: an envelope that waits goes there first.
+    pub(super) fn hope(&mut self, endpoint: EndpointId, now: Instant) {
+        self.sweep_first(endpoint);
+        if let Some(stall) = &mut self.stall {
+            stall.resume_at = stall.resume_at.min(now);
+        }
+        self.changes.push_back(Change::Release);
     }
 
     fn tell(&mut self, serving: Vec<EndpointId>, why: &str) {
@@ -151,7 +204,7 @@ impl Failover {
         self.reason = match to {
             Some(_) if why.is_empty() => "its probes are good".to_owned(),
             Some(_) => why.to_owned(),
-            None if self.usable().next().is_none() => "stalled: every endpoint is disabled by an operator".to_owned(),
+            None if self.usable().is_empty() => "stalled: every endpoint is drained or disabled by an operator".to_owned(),
             None => format!("stalled: no eligible endpoint; {why}"),
         };
         self.active = serving;

@@ -7,19 +7,19 @@ use crate::endpoint::fixture;
 use crate::endpoint::health::{Answers, State};
 use crate::keys::Protocol;
 
-const A: EndpointId = EndpointId(0);
-const B: EndpointId = EndpointId(1);
-const C: EndpointId = EndpointId(2);
+pub(super) const A: EndpointId = EndpointId(0);
+pub(super) const B: EndpointId = EndpointId(1);
+pub(super) const C: EndpointId = EndpointId(2);
 const REFUSED: Blame = Blame::NotSent { phase: Phase::Connect, stale: false };
 
-struct Bench {
-    machine: Failover,
-    now: Instant,
+pub(super) struct Bench {
+    pub(super) machine: Failover,
+    pub(super) now: Instant,
     next_envelope: u64,
 }
 
 impl Bench {
-    fn new(names: &[&str], change: impl FnOnce(&mut Destination)) -> Self {
+    pub(super) fn new(names: &[&str], change: impl FnOnce(&mut Destination)) -> Self {
         let mut destination = fixture::destination(Protocol::Mllp, names);
         change(&mut destination);
         let now = Instant::now();
@@ -39,7 +39,7 @@ impl Bench {
         self.machine.choose(Wish::default(), self.now).expect("an endpoint")
     }
 
-    fn end(&mut self, envelope: u64, choice: Choice, started: Instant, blame: Blame, tries: u32) -> Next {
+    pub(super) fn end(&mut self, envelope: u64, choice: Choice, started: Instant, blame: Blame, tries: u32) -> Next {
         let end = End { envelope: EnvelopeId(envelope), choice, started, blame, tries, seen: "seen" };
         self.machine.ended(end, self.now)
     }
@@ -395,12 +395,12 @@ fn what_avoids_the_active_one_goes_to_another_good_one_and_else_nowhere() {
 #[test]
 fn a_disabled_endpoint_gets_nothing_and_an_enabled_one_is_back_at_once() {
     let mut b = Bench::two();
-    b.machine.set_admin(A, Admin::Draining, b.now);
+    b.machine.set_admin(&"a".into(), Admin::Draining, "an operator", b.now);
     assert_eq!(b.active(), Some(B));
-    b.machine.set_admin(B, Admin::Disabled, b.now);
+    b.machine.set_admin(&"b".into(), Admin::Disabled, "an operator", b.now);
     assert_eq!((b.active(), b.machine.admission(b.now)), (None, Admission::Closed));
     assert!(b.machine.reason().contains("disabled by an operator"));
-    b.machine.set_admin(A, Admin::Enabled, b.now);
+    b.machine.set_admin(&"a".into(), Admin::Enabled, "an operator", b.now);
     assert_eq!((b.active(), b.machine.admission(b.now)), (Some(A), Admission::Open));
 }
 
@@ -449,107 +449,6 @@ fn a_reload_keeps_what_was_seen_of_endpoints_that_stay() {
     Arc::make_mut(&mut new.endpoints[1]).port = 1;
     b.machine.reconfigure(&new, b.now);
     assert_eq!(b.machine.health(B).map(Health::state), Some(State::Up), "another address is another peer");
-}
-
-/// Random histories: whatever happens, these hold.
-#[test]
-fn random_histories() {
-    let seeds = match std::env::var("SEED").ok().and_then(|s| s.parse().ok()) {
-        Some(seed) => seed..seed + 1,
-        None => 0..500u64,
-    };
-    for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| history(seed));
-        assert!(outcome.is_ok(), "SEED={seed}");
-    }
-}
-
-fn history(seed: u64) {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let names = &["a", "b", "c"][..random.usize(1..=3)];
-    let probe = if random.bool() { Probe::Tcp } else { Probe::DicomEcho };
-    let mut b = Bench::new(names, |d| {
-        d.attempts_before_failover = random.u16(1..4);
-        d.hold_down = Duration::from_secs(random.u64(0..60));
-        d.hold_down_max = Duration::from_secs(120);
-        for e in &mut d.endpoints {
-            Arc::make_mut(e).health.probe = probe.clone();
-        }
-    });
-    let mut out: Vec<(u64, Choice, Instant)> = Vec::new();
-    for step in 0..600u64 {
-        b.now += Duration::from_millis(random.u64(0..4000));
-        b.machine.on_timeout(b.now);
-        let before = b.machine.clone();
-        let mut left_by = None;
-        match random.u8(0..10) {
-            0..=3 if b.machine.admission(b.now) != Admission::Closed && out.len() < 8 => {
-                if let Some(choice) = b.machine.choose(Wish::default(), b.now) {
-                    check_choice(&before, choice, b.now);
-                    out.push((step, choice, b.now));
-                }
-            }
-            4..=7 if !out.is_empty() => {
-                let (envelope, choice, started) = out.swap_remove(random.usize(..out.len()));
-                let blame = random_blame(&mut random);
-                let next = b.end(envelope, choice, started, blame, 1);
-                left_by = matches!(blame, Blame::Answered | Blame::Silent).then_some(());
-                let silent = matches!(blame, Blame::Timeout | Blame::Lost | Blame::NotSent { .. });
-                assert_eq!(next == Next::Verdict, !silent, "{blame:?} {next:?}");
-            }
-            8 => {
-                let endpoint = EndpointId(random.u16(..names.len() as u16));
-                let result = if random.bool() { Ok(()) } else { Err((Phase::Connect, "refused")) };
-                b.machine.probed(endpoint, result, b.now);
-            }
-            _ => while b.machine.probe_due(b.now).is_some() {},
-        }
-        check_state(&before, &b.machine, left_by.is_some(), b.now);
-        let number = b.machine.stall.as_ref().map(|s| s.number);
-        let scouts = out.iter().filter(|(_, c, _)| matches!(c.errand, Errand::Scout { stall } if Some(stall) == number)).count();
-        assert!(scouts <= 1, "one scout at a time");
-    }
-}
-
-fn random_blame(random: &mut fastrand::Rng) -> Blame {
-    let phase = [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Associate, Phase::Transmit][random.usize(..5)];
-    match random.u8(..8) {
-        0 => Blame::None,
-        1 => Blame::Silent,
-        2 => Blame::Refused,
-        3 => Blame::NotSent { phase, stale: random.bool() },
-        4 => Blame::Lost,
-        5 => Blame::Timeout,
-        _ => Blame::Answered,
-    }
-}
-
-fn check_choice(machine: &Failover, choice: Choice, now: Instant) {
-    let place = &machine.places[choice.endpoint.index()];
-    match choice.errand {
-        Errand::Traffic => assert!(machine.active.contains(&choice.endpoint) && place.trusted() && place.out.is_none()),
-        Errand::Elsewhere => assert!(place.trusted()),
-        Errand::Canary => assert!(place.out.is_some() && place.health.wants_canary() && place.rested(now) && !place.canary_out),
-        Errand::Scout { .. } => assert!(machine.active.is_empty() && machine.resume_at().is_some_and(|at| at <= now)),
-    }
-}
-
-fn check_state(before: &Failover, after: &Failover, answered: bool, now: Instant) {
-    assert_eq!(after.active.is_empty(), after.stall.is_some());
-    let first = after.order().find(|e| after.serves(*e));
-    assert_eq!(after.active.first().copied(), first, "the first in service is active");
-    if let Some(stall) = &after.stall {
-        assert!(after.order().all(|e| !after.places[e.index()].trusted()), "no trusted endpoint is left unused");
-        assert!(stall.scout_out || after.resume_at().is_some(), "a stall always has a next try");
-    }
-    for (old, new) in before.places.iter().zip(&after.places) {
-        let returned = old.out.is_some() && new.out.is_none();
-        let voluntary = returned && before.active.first().is_some_and(|active| new.config.name < before.places[active.index()].config.name);
-        let still_good = before.active.first().is_some_and(|e| after.serves(*e));
-        if voluntary && still_good && !answered {
-            assert!(new.rested(now), "a voluntary return before its hold-down was over");
-        }
-    }
 }
 
 /// A destination that leaves slow endpoints.

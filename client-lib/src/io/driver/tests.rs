@@ -108,7 +108,15 @@ impl Bench {
 
     fn drive_as(&self, destination: Destination, fake: &Arc<Fake>, paused: bool) -> Driver {
         let (way, destination) = (Arc::new(Way(Arc::clone(fake))), Arc::new(destination));
-        let driver = Driver::start(destination, self.id, self.committer.clone(), way, self.events.clone(), self.stop.clone(), paused);
+        let driver = Driver::start(
+            destination,
+            self.id,
+            self.committer.clone(),
+            way,
+            self.events.clone(),
+            self.stop.clone(),
+            Wishes { paused, ..Wishes::default() },
+        );
         self.drivers.add(&driver);
         driver
     }

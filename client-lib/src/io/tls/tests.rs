@@ -200,6 +200,7 @@ fn endpoint(address: SocketAddr) -> Endpoint {
         ae_title: String::new(),
         tls: None,
         weight: 1,
+        site: None,
         health,
     }
 }
