@@ -117,6 +117,9 @@ pub const LISTENERS_MAX: usize = 256;
 /// Routes of one gateway: each is tried on each message.
 pub const ROUTES_MAX: usize = 1024;
 
+/// Sites of one gateway: hospitals have a few.
+pub const SITES_MAX: usize = 64;
+
 /// How long before its end a certificate is warned of.
 pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(30 * 86_400);
 

@@ -10,13 +10,14 @@ use crate::descriptors;
 use crate::expiry::Expiries;
 use crate::intake::Intake;
 use crate::listener::Doors;
-use crate::live::{Live, PAUSED, ReloadWish, Reloaded, Running, Signs};
+use crate::live::{Live, ReloadWish, Reloaded, Running, Signs};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::process::{self, Note, Signals, Wish};
 use crate::route::Routes;
+use crate::sites::Coupling;
 use everpost_client::config::Destination;
-use everpost_client::event::{Event, Events};
+use everpost_client::event::{Event, Events, ShiftNews};
 use everpost_client::ids::DestinationId;
 use everpost_client::io::committer::Committer;
 use everpost_client::io::courier::Courier;
@@ -31,7 +32,7 @@ use everpost_client::keys::Protocol;
 use everpost_client::spool::{Recovered, Spool};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
@@ -91,6 +92,10 @@ struct Readers {
     log: Log,
     /// Events so far; unchanged for a while means that traffic rests.
     count: AtomicU64,
+    /// An active endpoint changed: sites may have to move.
+    moved: tokio::sync::Notify,
+    /// A shift ended: its record is to be forgotten.
+    shift_ended: AtomicBool,
 }
 
 /// Gives memory back when traffic rests: what a burst took stays with the allocator otherwise.
@@ -118,6 +123,11 @@ impl Readers {
         Events::to(move |event| {
             let now = Instant::now();
             readers.count.fetch_add(1, Ordering::Relaxed);
+            match &event {
+                Event::Failover { .. } => readers.moved.notify_one(),
+                Event::Shift { news: ShiftNews::Ended, .. } => readers.shift_ended.store(true, Ordering::Relaxed),
+                _ => {}
+            }
             readers.metrics.read(&event, now);
             readers.signs.read(&event, now);
             readers.log.read(&event, now);
@@ -140,6 +150,7 @@ struct Daemon {
     resolver: Resolver,
     certificates: Vec<Certificate>,
     expiries: Expiries,
+    coupling: Coupling,
 }
 
 /// A certificate of ours towards an endpoint.
@@ -188,6 +199,7 @@ impl Daemon {
             resolver,
             certificates: Vec::new(),
             expiries: Expiries::default(),
+            coupling: Coupling::default(),
         })
     }
 
@@ -205,6 +217,7 @@ impl Daemon {
         self.tell_orphans(&running);
         self.intake.reroute(routes(&self.config, &running));
         self.live.replace(self.config.clone(), running);
+        self.coupling.reconfigure(&self.config.sites);
         self.open_admin().await?;
         self.doors.descriptors().share(process::descriptors().0, &self.config);
         self.doors.apply(prepared);
@@ -232,17 +245,23 @@ impl Daemon {
         Ok(Way { destination, id, courier, certificates })
     }
 
-    /// Starts the driver of a destination; an operator's pause outlives restarts.
+    /// Starts the driver of a destination; operators' wishes outlive restarts.
     fn deliver(&self, way: &Way) -> Running {
         let (stopper, stop) = Stop::new();
-        let (name, wish) = (way.destination.name.clone(), format!("{PAUSED}{}", way.destination.name));
-        let paused = self.committer.spool().remembered().iter().any(|(name, value)| *name == wish && !value.is_empty());
-        let (committer, courier) = (self.committer.clone(), way.courier.clone());
-        let driver = Driver::start(way.destination.clone(), way.id, committer, courier, self.events.clone(), stop, paused);
-        self.drivers.add(&driver);
-        if paused {
+        let name = way.destination.name.clone();
+        let wishes = crate::wishes::remembered(self.committer.spool(), &name);
+        if wishes.paused {
             tracing::warn!(about = &*name, "delivery is paused, as an operator wished in an earlier run");
         }
+        if let Some(shift) = &wishes.shift {
+            tracing::warn!(about = &*name, "shifted to {} by {}, as wished in an earlier run: {}", shift.to, shift.by, shift.reason);
+        }
+        for (endpoint, admin) in &wishes.admin {
+            tracing::warn!(about = &*name, "endpoint {endpoint} is {}, as an operator wished in an earlier run", admin.name());
+        }
+        let (committer, courier) = (self.committer.clone(), way.courier.clone());
+        let driver = Driver::start(way.destination.clone(), way.id, committer, courier, self.events.clone(), stop, wishes);
+        self.drivers.add(&driver);
         Running { name, id: way.id, driver, stopper }
     }
 
@@ -295,10 +314,16 @@ impl Daemon {
                 _ = tick.tick() => {
                     self.readers.metrics.upkeep();
                     self.readers.log.tick(Instant::now());
+                    self.coupling.look(&self.live, &self.events);
+                    if self.readers.shift_ended.swap(false, Ordering::Relaxed) {
+                        let live = self.live.clone();
+                        tokio::spawn(async move { live.forget_ended_shifts().await });
+                    }
                     if rest.begins(self.readers.count.load(Ordering::Relaxed)) {
                         drop(tokio::task::spawn_blocking(process::give_memory_back)); // nobody waits for it
                     }
                 }
+                () = self.readers.moved.notified() => self.coupling.look(&self.live, &self.events),
                 _ = certificates.tick() => self.tell_certificates(),
                 _ = alive.tick(), if watchdog.is_some() => {
                     let _ = self.committer.spool().usage(); // a sign of life of the spool too: a deadlock there ends the signs
@@ -410,6 +435,7 @@ impl Daemon {
         self.doors.descriptors().share(process::descriptors().0, &new);
         self.doors.apply(prepared);
         self.live.replace(new.clone(), running);
+        self.coupling.reconfigure(&new.sites);
         self.config = new;
         self.tell_certificates();
         Ok(changes)

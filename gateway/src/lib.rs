@@ -18,4 +18,6 @@ pub mod log;
 pub mod metrics;
 pub mod process;
 pub mod route;
+pub mod sites;
 pub mod status;
+pub mod wishes;

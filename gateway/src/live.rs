@@ -8,6 +8,7 @@ use crate::listener::Doors;
 use crate::metrics::Metrics;
 use crate::status::{DestinationLine, ListenerLine, Report, SpoolLine};
 use arc_swap::ArcSwap;
+use everpost_client::endpoint::wishes::ShiftRefused;
 use everpost_client::event::{Event, Refusal};
 use everpost_client::ids::DestinationId;
 use everpost_client::io::committer::Committer;
@@ -108,6 +109,42 @@ pub enum WishError {
     /// Not configured.
     #[error("there is no destination {0} in the configuration; `everpost status` lists them")]
     Unknown(String),
+    /// The endpoint is unknown, or the shift was refused.
+    #[error(transparent)]
+    Refused(#[from] ShiftRefused),
+    /// The same, of one destination of several.
+    #[error("destination {destination}: {cause}")]
+    OfDestination {
+        /// Which.
+        destination: String,
+        /// Why.
+        cause: Box<WishError>,
+    },
+    /// Nothing would be delivered any more.
+    #[error(
+        "{endpoint} is the last enabled endpoint of {destination}: everything would wait in the spool; `everpost destination pause` says so plainly, \
+         --force does it this way"
+    )]
+    LastEnabled {
+        /// Of which destination.
+        destination: String,
+        /// Which.
+        endpoint: String,
+    },
+    /// Not configured.
+    #[error("there is no site {0} in the configuration; add [[site]]")]
+    UnknownSite(String),
+    /// Nothing to move.
+    #[error("no destination has one endpoint at site {0} and one elsewhere; endpoints name their `site` in the configuration")]
+    EmptySite(String),
+    /// Nothing to move to.
+    #[error("destination {destination} has no endpoint at {to}; name another site, or give it one in the configuration")]
+    NowhereElse {
+        /// Which.
+        destination: String,
+        /// Where.
+        to: String,
+    },
     /// It could not be made durable.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -123,6 +160,8 @@ pub struct Live {
     signs: Arc<Signs>,
     destinations: RwLock<Vec<Running>>,
     reload: mpsc::Sender<ReloadWish>,
+    /// One wish at a time: what is recorded is what acts.
+    wishing: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Live {
@@ -144,7 +183,8 @@ impl Live {
         reload: mpsc::Sender<ReloadWish>,
     ) -> Arc<Live> {
         let config = ArcSwap::new(config);
-        Arc::new(Live { config, committer, intake, doors, metrics, signs, destinations: RwLock::default(), reload })
+        let (destinations, wishing) = (RwLock::default(), tokio::sync::Mutex::default());
+        Arc::new(Live { config, committer, intake, doors, metrics, signs, destinations, reload, wishing })
     }
 
     /// The configuration in force.
@@ -264,8 +304,16 @@ impl Live {
         Ok(self.running(name)?.driver.failback())
     }
 
-    fn running(&self, name: &str) -> Result<Running, WishError> {
+    /// One that runs, by name.
+    /// # Errors
+    /// `WishError::Unknown`.
+    pub fn running(&self, name: &str) -> Result<Running, WishError> {
         self.destinations().into_iter().find(|d| &*d.name == name).ok_or_else(|| WishError::Unknown(name.to_owned()))
+    }
+
+    /// Whose turn it is to wish.
+    pub(crate) fn wishing(&self) -> &tokio::sync::Mutex<()> {
+        &self.wishing
     }
 
     /// Reads the configuration again, all or nothing. Returns what changed, or what is wrong.

@@ -234,6 +234,13 @@ impl Lines {
                 let name = |n: &Option<std::sync::Arc<str>>| n.as_deref().unwrap_or("none").to_owned();
                 Some(Line::new(Level::WARN, &**destination, format!("active endpoint: {} -> {} ({reason})", name(from), name(to))))
             }
+            Event::Shift { destination, endpoint, news, reason } => {
+                Some(Line::new(Level::WARN, &**destination, format!("shift {}: {reason}", news.name())).endpoint(endpoint))
+            }
+            Event::Admin { destination, endpoint, admin, reason } => {
+                Some(Line::new(Level::WARN, &**destination, format!("endpoint is {admin}: {reason}")).endpoint(endpoint))
+            }
+            Event::Site { site, what } => Some(Line::new(Level::WARN, format!("site {site}"), what.clone())),
             Event::Alarm { subject, what, raised } => self.alarm(subject, what, *raised, now),
             Event::Incident { subject, what } => Some(Line::new(Level::ERROR, subject.clone(), what.clone())),
             Event::Answer { name, from, to } => {

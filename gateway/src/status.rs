@@ -2,7 +2,8 @@
 //! Rules: the JSON shape is a contract with scripts; fields are added, never renamed. The table fits into 80 columns: names are cut, never figures.
 //! Errors: none.
 
-use everpost_client::delivery::status::{DestinationStatus, EndpointStatus, NameStatus};
+use everpost_client::delivery::status::{DestinationStatus, EndpointStatus, NameStatus, ShiftStatus};
+use everpost_client::spool::UnixMillis;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
@@ -80,7 +81,7 @@ pub struct DestinationLine {
     #[serde(default)]
     pub reason: String,
     /// An operator's shift, if any.
-    pub shift: Option<serde_json::Value>,
+    pub shift: Option<ShiftLine>,
     /// Waiting their turn.
     pub ready: u64,
     /// Being attempted.
@@ -97,6 +98,44 @@ pub struct DestinationLine {
     pub oldest_waiting_seconds: u64,
     /// In order of preference.
     pub endpoints: Vec<EndpointLine>,
+}
+
+/// `shift`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShiftLine {
+    /// To this endpoint.
+    pub to: String,
+    /// Why.
+    pub reason: String,
+    /// Who wished it.
+    pub by: String,
+    /// When it began, RFC 3339.
+    #[serde(default)]
+    pub since: String,
+    /// When it ends by itself, RFC 3339.
+    pub until: String,
+    /// The site that was left by it.
+    #[serde(default)]
+    pub site: Option<String>,
+    /// Its endpoint is not in service, so the destination delivers elsewhere.
+    #[serde(default)]
+    pub suspended: bool,
+}
+
+impl From<ShiftStatus> for ShiftLine {
+    fn from(ShiftStatus { shift, suspended }: ShiftStatus) -> Self {
+        let (since, until) = (time(shift.since), time(shift.until));
+        let site = shift.site.map(|site| site.to_string());
+        Self { to: shift.to.to_string(), reason: shift.reason.to_string(), by: shift.by.to_string(), since, until, site, suspended }
+    }
+}
+
+impl ShiftLine {
+    fn told(&self) -> String {
+        let Self { to, reason, by, until, .. } = self;
+        let suspended = if self.suspended { ", suspended: that endpoint is not in service" } else { "" };
+        format!("shifted to {to} by {by} until {until} ({reason}){suspended}")
+    }
 }
 
 /// `endpoints[]`.
@@ -147,7 +186,7 @@ impl From<DestinationStatus> for DestinationLine {
             paused: seen.paused,
             active: seen.active,
             reason: seen.reason,
-            shift: None,
+            shift: seen.shift.map(ShiftLine::from),
             ready: seen.ready,
             in_flight: seen.in_flight,
             deferred: seen.deferred,
@@ -278,11 +317,14 @@ impl DestinationLine {
         let preferred = self.endpoints.first().map(|e| e.name.as_str());
         if !self.endpoints.iter().any(|e| e.is_up() && e.admin == "enabled") {
             say(NO_ENDPOINT.to_owned());
+        } else if let Some(shift) = &self.shift {
+            say(shift.told());
         } else if self.policy == "failover"
             && let (Some(active), Some(preferred)) = (self.active.first(), preferred)
             && active != preferred
         {
-            say(format!("delivers to {active}, not to the preferred {preferred}"));
+            let why = if self.reason.is_empty() { String::new() } else { format!(" ({})", self.reason) };
+            say(format!("delivers to {active}, not to the preferred {preferred}{why}"));
         }
         for (count, what) in counted {
             if count > 0 {
@@ -327,6 +369,13 @@ impl DestinationLine {
             }
         }
     }
+}
+
+/// RFC 3339, in UTC.
+#[must_use]
+pub fn time(at: UnixMillis) -> String {
+    let at = i64::try_from(at).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map(|t| format!("{t:.3}")).unwrap_or_default()
 }
 
 /// Bytes for people.

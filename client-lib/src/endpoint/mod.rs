@@ -14,6 +14,7 @@ pub mod names;
 pub mod pace;
 mod place;
 pub mod pool;
+pub mod sites;
 pub mod wishes;
 
 /// What an ended attempt says about its endpoint (from `delivery::verdict`).

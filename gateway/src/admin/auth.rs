@@ -21,6 +21,13 @@ pub enum Door {
     },
 }
 
+/// Who is at the other end of the socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// As the system says, if it does.
+    pub uid: Option<u32>,
+}
+
 impl Door {
     /// The loopback address.
     #[must_use]

@@ -24,9 +24,10 @@ pub mod socket;
 pub mod status;
 #[cfg(test)]
 mod tests;
+pub mod wishes;
 
 use crate::live::Live;
-use auth::Door;
+use auth::{Caller, Door};
 
 /// Time for a request's head, and for a kept-open connection to ask again.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -94,6 +95,8 @@ pub fn router(live: Arc<Live>, door: Door) -> Router {
         .route("/api/v1/envelopes/{id}", post(queue::decide_all))
         .route("/api/v1/envelopes/{id}/{verb}", post(queue::decide))
         .route("/api/v1/destinations/{name}/{verb}", post(endpoints::destination))
+        .route("/api/v1/destinations/{name}/endpoints/{endpoint}/{verb}", post(wishes::endpoint))
+        .route("/api/v1/sites/{name}/{verb}", post(wishes::site))
         .route("/api/v1/reload", post(endpoints::reload));
     Router::new()
         .route("/healthz", get(status::healthz))
@@ -133,7 +136,10 @@ pub async fn serve_socket(listener: UnixListener, live: Arc<Live>, stop: Stop) {
     loop {
         let accepted = tokio::select! { () = stop.wait() => return, accepted = listener.accept() => accepted };
         match accepted {
-            Ok((stream, _)) => serve(stream, &router, &places, SOCKET_LIFETIME),
+            Ok((stream, _)) => {
+                let caller = Caller { uid: stream.peer_cred().ok().map(|peer| peer.uid()) };
+                serve(stream, &router.clone().layer(axum::Extension(caller)), &places, SOCKET_LIFETIME);
+            }
             Err(e) => wait_out(&e).await,
         }
     }

@@ -6,6 +6,7 @@
 use super::auth::Door;
 use super::{Problem, from_disk};
 use crate::live::{Live, now};
+use crate::status::time;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -339,12 +340,6 @@ fn part10_head(keys: &Keys) -> Bytes {
         dataset_at: 0, // where it begins in a file that is read; nothing to a file that is written
     };
     part10::write_head(&head, (uid::IMPLEMENTATION_CLASS, uid::IMPLEMENTATION_VERSION), &keys.text(Key::CallingAe)).into()
-}
-
-/// RFC 3339, in UTC.
-fn time(at: UnixMillis) -> String {
-    let at = i64::try_from(at).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    at.map(|t| format!("{t:.3}")).unwrap_or_default()
 }
 
 /// A body of pieces that come through a channel.

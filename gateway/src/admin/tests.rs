@@ -15,6 +15,7 @@ use axum::http::{Method, Request, StatusCode};
 use bytes::Bytes;
 use everpost_client::config::{Endpoint, SpoolSettings};
 use everpost_client::delivery::{AckCode, Outcome, Phase};
+use everpost_client::endpoint::wishes::Wishes;
 use everpost_client::event::Events;
 use everpost_client::ids::EndpointId;
 use everpost_client::io::committer::Committer;
@@ -389,7 +390,7 @@ async fn with_manual_failback_an_operator_is_the_way_back() {
     let pair = Arc::new(Pair { good: AtomicBool::new(false), took: Mutex::default() });
     let committer = world.live.committer().clone();
     let (id, (stopper, stop)) = (committer.spool().destination("ris").unwrap(), Stop::new());
-    let driver = Driver::start(Arc::new(ris), id, committer, Arc::new(Way(pair.clone())), Events::none(), stop, false);
+    let driver = Driver::start(Arc::new(ris), id, committer, Arc::new(Way(pair.clone())), Events::none(), stop, Wishes::default());
     world.live.replace(world.live.config(), vec![Running { name: "ris".into(), id, driver: driver.clone(), stopper }]);
     let failback = async || world.ask(Door::Socket, Method::POST, "/api/v1/destinations/ris/failback", "").await.status;
     let commit = async |took: &[u16]| {

@@ -10,6 +10,7 @@ pub mod connect;
 pub mod peers;
 pub mod queue;
 pub mod reports;
+pub mod wishes;
 
 /// Done.
 pub const EXIT_DONE: u8 = 0;
@@ -95,6 +96,12 @@ enum Command {
     /// Stop and go on delivering to a destination; return to its first endpoint
     #[command(subcommand)]
     Destination(Destination),
+    /// Move a destination to an endpoint, or keep traffic from one
+    #[command(subcommand)]
+    Endpoint(wishes::Endpoint),
+    /// Move all destinations of a site away from it
+    #[command(subcommand)]
+    Site(wishes::Site),
     /// Send a message or images, as a test client
     #[command(subcommand)]
     Send(peers::Send),
@@ -188,6 +195,8 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Destination(Destination::Failback { name, reach }) => {
             waited(async { reports::destination(&reach.place()?, &name, "failback", json).await })
         }
+        Command::Endpoint(endpoint) => waited(endpoint.execute(json)),
+        Command::Site(site) => waited(site.execute(json)),
         Command::Send(send) => waited(send.execute(json)),
         Command::Echo(echo) => waited(echo.execute(json)),
     }
@@ -244,6 +253,14 @@ mod tests {
             "everpost destination pause d",
             "everpost destination resume d --config f",
             "everpost destination failback d --json",
+            "everpost endpoint shift d e --reason because --for 10m --force --dry-run",
+            "everpost endpoint unshift d --json",
+            "everpost endpoint drain d e --force",
+            "everpost endpoint enable d e",
+            "everpost endpoint disable d e --data-dir x",
+            "everpost endpoint probe d e",
+            "everpost site shift s --to t --reason because",
+            "everpost site unshift s",
             "everpost send hl7 f --to mllp://h:1",
             "everpost send dicom a b --to dicom://AE@h:1",
             "everpost echo dicom://AE@h:1",
@@ -261,6 +278,9 @@ mod tests {
             "everpost queue retry --all",                                // all of what?
             "everpost queue retry 1 --all --destination d --state held", // both
             "everpost queue list --state lost",
+            "everpost endpoint shift d e",          // no reason
+            "everpost endpoint drain d",            // of which endpoint?
+            "everpost site shift --reason because", // of which site?
             "everpost status --config f --data-dir d",
             "everpost queue show x",
             "everpost send hl7 f",

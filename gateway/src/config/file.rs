@@ -2,12 +2,12 @@
 //! Rules: what a key takes and what it is by default stands in the shapes here.
 //! Errors: noted in the `Reading`.
 
-use super::{ApplicationAck, Config, Duplicates, Listener, Network, routes};
+use super::{ApplicationAck, Config, Duplicates, Listener, Network, Site, routes};
 use everpost_client::config::destination;
 use everpost_client::config::read::{Reading, Section, TlsUse};
 use everpost_client::config::shape::{Default, Kind, Shape, field, later};
 use everpost_client::config::shapes::{DESTINATION, DRILL, ENDPOINT, HEALTH, NAMES, RETRY, SPOOL, TLS_CLIENT};
-use everpost_client::config::{TlsServer, units};
+use everpost_client::config::{Destination, TlsServer, units};
 use everpost_client::keys::Protocol;
 use everpost_client::limits;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,7 +37,7 @@ const TOP: Shape = Shape {
         field("listener", Kind::Tables(&LISTENER), YES, "where peers connect"),
         field("destination", Kind::Tables(&DESTINATION), YES, "where messages go"),
         field("route", Kind::Tables(&routes::ROUTE), Default::Depends("none: every message is refused"), "which messages go where"),
-        later("site", Kind::Tables(&SITE), NONE, "destinations that move together"),
+        field("site", Kind::Tables(&SITE), NONE, "places where endpoints are, and destinations that move together"),
     ],
 };
 
@@ -117,11 +117,18 @@ const TLS_SERVER: Shape = Shape {
 
 const SITE: Shape = Shape {
     title: "[[site]]",
-    meaning: "Destinations whose endpoints move together.",
+    meaning: "A place where endpoints are. When its triggers have left it, its followers leave it too, one after the other; when they are back, the followers \
+              come back. A site without triggers couples nothing.",
     fields: &[
-        field("name", NAME, YES, "unique"),
-        field("triggers", Kind::Texts("the name of a destination"), NONE, "destinations whose failover moves the site"),
-        field("followers", Kind::Texts("the name of a destination"), NONE, "destinations that move with it"),
+        field("name", NAME, YES, "unique; endpoints name it as their `site`"),
+        field("triggers", Kind::Texts("the name of a destination"), NONE, "destinations whose move away from here moves the followers"),
+        field(
+            "leave_when",
+            Kind::Choice(&["all", "any"]),
+            Default::Value("all"),
+            "whether all triggers must deliver elsewhere before the followers move, or one is enough",
+        ),
+        field("followers", Kind::Texts("the name of a destination"), NONE, "destinations that move with the triggers, in this order"),
     ],
 };
 
@@ -151,7 +158,7 @@ pub(super) fn read<'a>(reading: &'a Reading<'a>, document: &'a DeTable<'a>) -> C
     let destinations = destination::destinations(&destination_sections);
     let admin_bind = top.table("admin").and_then(|admin| admin_bind(&admin));
     check_binds(&listener_sections, &listeners, admin_bind);
-    sites(&top, &destination_sections);
+    let sites = sites(&top, &destination_sections, &destinations);
     for (key, missing) in [("listener", listeners.is_empty()), ("destination", destinations.is_empty())] {
         if missing && top.has(key) {
             reading.problem(top.place(key), format!("there is no {key}"), format!("add [[{key}]]"));
@@ -168,6 +175,7 @@ pub(super) fn read<'a>(reading: &'a Reading<'a>, document: &'a DeTable<'a>) -> C
         routes: routes::read(&top, &listener_sections, &listeners, &destination_sections, &destinations),
         listeners,
         destinations,
+        sites,
         warnings: Vec::new(),
     }
 }
@@ -284,21 +292,60 @@ fn check_binds(sections: &[Section<'_>], listeners: &[Arc<Listener>], admin: Opt
     }
 }
 
-fn sites(top: &Section<'_>, destinations: &[Section<'_>]) {
+/// Sites, with what makes no sense in them.
+fn sites(top: &Section<'_>, destination_sections: &[Section<'_>], destinations: &[Arc<Destination>]) -> Vec<Site> {
     let sections = top.tables("site");
-    let names: Vec<Arc<str>> = sections.iter().map(destination::name).collect();
-    destination::unique(&sections, names.iter().map(|name| &**name), "site");
-    let known: Vec<String> = destinations.iter().filter_map(|section| section.text("name")).map(|text| text.value).collect();
-    for section in &sections {
-        for key in ["triggers", "followers"] {
-            for text in section.texts(key).into_iter().filter(|text| !known.contains(&text.value)) {
-                section.malformed(key, &text, "there is no such destination");
-            }
-        }
+    let sites: Vec<Site> = sections.iter().map(|section| site(section, destinations)).collect();
+    destination::unique(&sections, sites.iter().map(|site| &*site.name), "site");
+    if let Some(section) = sections.get(limits::SITES_MAX) {
+        top.reading().problem(section.span(), format!("more than {} sites", limits::SITES_MAX), "use fewer");
     }
-    for endpoint in destinations.iter().flat_map(|section| section.tables("endpoint")) {
-        if let Some(text) = endpoint.text("site").filter(|text| !names.iter().any(|name| **name == *text.value)) {
+    for endpoint in destination_sections.iter().flat_map(|section| section.tables("endpoint")) {
+        if let Some(text) = endpoint.text("site").filter(|text| !sites.iter().any(|site| *site.name == *text.value)) {
             endpoint.malformed("site", &text, "there is no such site");
         }
     }
+    for (section, site) in sections.iter().zip(&sites) {
+        let lives_here = |d: &&Arc<Destination>| d.endpoints.iter().any(|e| e.site.as_ref() == Some(&site.name));
+        if !site.name.is_empty() && destinations.iter().filter(lives_here).count() == 0 {
+            let what = format!("no endpoint is at site \"{}\"", site.name);
+            section.reading().warning(section.place("name"), what, "name it as the `site` of endpoints, or remove it");
+        }
+        for (key, names) in [("triggers", &site.triggers), ("followers", &site.followers)] {
+            for destination in names.iter().filter_map(|name| destinations.iter().find(|d| d.name == *name)) {
+                let here = destination.endpoints.iter().filter(|e| e.site.as_ref() == Some(&site.name)).count();
+                let why = match here {
+                    0 => "has no endpoint at this site",
+                    count if count == destination.endpoints.len() => "has no endpoint anywhere else, so it cannot leave",
+                    _ => continue,
+                };
+                let what = format!("destination \"{}\" {why}", destination.name);
+                section.reading().problem(section.place(key), what, format!("give it one, or take it out of `{key}`"));
+            }
+        }
+        match (site.triggers.is_empty(), site.followers.is_empty()) {
+            (true, false) => section.reading().problem(section.place("followers"), "`followers` without `triggers`", "name at least one trigger"),
+            (false, true) => section.reading().warning(section.place("triggers"), "`triggers` without `followers` move nothing", "add `followers`"),
+            _ => {}
+        }
+    }
+    sites
+}
+
+fn site(section: &Section<'_>, destinations: &[Arc<Destination>]) -> Site {
+    let names = |key: &str| -> Vec<Arc<str>> {
+        let mut names: Vec<Arc<str>> = Vec::new();
+        for text in section.texts(key) {
+            if !destinations.iter().any(|d| *d.name == *text.value) {
+                section.malformed(key, &text, "there is no such destination");
+            } else if names.iter().any(|name| **name == *text.value) {
+                section.malformed(key, &text, "it stands there twice");
+            } else {
+                names.push(text.value.into());
+            }
+        }
+        names
+    };
+    let leave_when_any = section.choice("leave_when") == Some("any");
+    Site { name: destination::name(section), triggers: names("triggers"), followers: names("followers"), leave_when_any }
 }

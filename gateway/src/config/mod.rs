@@ -14,6 +14,7 @@ pub use network::Network;
 use crate::route::Route;
 use everpost_client::config::read::{Notes, Reading, TlsUse};
 use everpost_client::config::{ConfigError, Destination, Names, SpoolSettings, TlsServer, position};
+pub use everpost_client::endpoint::sites::Site;
 use everpost_client::io::tls::{ClientTls, ServerTls};
 use everpost_client::keys::Protocol;
 use everpost_client::limits;
@@ -128,6 +129,8 @@ pub struct Config {
     pub listeners: Vec<Arc<Listener>>,
     /// At least one.
     pub destinations: Vec<Arc<Destination>>,
+    /// In file order.
+    pub sites: Vec<Site>,
     /// In file order.
     pub routes: Vec<Route>,
     /// Worth knowing: keys that do not act in this version, weak protection.

@@ -54,6 +54,9 @@ pub fn changes(old: &Config, new: &Config) -> Result<Vec<String>, Vec<String>> {
     if old.names != new.names {
         changes.push("names changed, every name is looked up again".to_owned());
     }
+    if old.sites != new.sites {
+        changes.push("sites changed".to_owned());
+    }
     if old.name != new.name || old.stop_timeout != new.stop_timeout {
         changes.push("name or stop_timeout changed".to_owned());
     }

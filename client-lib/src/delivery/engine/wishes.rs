@@ -4,6 +4,7 @@
 use super::{Action, Engine, Moment};
 use crate::delivery::status::ShiftStatus;
 use crate::endpoint::Admin;
+use crate::endpoint::sites::Whereabouts;
 use crate::endpoint::wishes::{Follow, Shift, ShiftRefused, Wishes};
 use crate::event::Event;
 use crate::ids::EndpointId;
@@ -60,6 +61,12 @@ impl Engine {
     pub fn follow(&mut self, follow: Option<Follow>, now: Moment) {
         self.failover.follow(follow, now.at);
         self.absorb(now);
+    }
+
+    /// Where the destination delivers, by sites.
+    #[must_use]
+    pub fn whereabouts(&self) -> Whereabouts {
+        self.failover.whereabouts()
     }
 
     /// An operator enables, drains or disables an endpoint. False: there is none of this name.

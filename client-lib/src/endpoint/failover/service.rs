@@ -3,6 +3,7 @@
 use super::{Change, Failover, Stall};
 use crate::config::Policy;
 use crate::endpoint::Admin;
+use crate::endpoint::sites::Whereabouts;
 use crate::endpoint::wishes::Liking;
 use crate::ids::EndpointId;
 use std::collections::VecDeque;
@@ -84,9 +85,29 @@ impl Failover {
     fn leads(&self, endpoint: EndpointId) -> bool {
         let Some(active) = self.active.first() else { return true };
         match self.policy {
-            Policy::Failover => self.rank(endpoint) < self.rank(*active),
-            Policy::RoundRobin | Policy::LeastOutstanding => self.liking(endpoint) <= self.liking(*active),
+            // Also if it would get it only once its site is followed no longer: whether it can is what the others wait for.
+            Policy::Failover => self.rank(endpoint) < self.rank(*active) || self.home_rank(endpoint) < self.home_rank(*active),
+            Policy::RoundRobin | Policy::LeastOutstanding => self.home_rank(endpoint).0 <= self.home_rank(*active).0,
         }
+    }
+
+    /// How much it would be liked if nobody was followed.
+    fn home_rank(&self, endpoint: EndpointId) -> (Liking, EndpointId) {
+        (if self.liking(endpoint) == Liking::Shifted { Liking::Shifted } else { Liking::Configured }, endpoint)
+    }
+
+    /// Where this destination delivers, and where it would if it followed nobody.
+    #[must_use]
+    pub fn whereabouts(&self) -> Whereabouts {
+        let mut home: Vec<EndpointId> = self.order().filter(|e| self.serves(*e)).collect();
+        home.sort_by_key(|e| self.home_rank(*e));
+        match (self.policy, home.first().map(|e| self.home_rank(*e).0)) {
+            (Policy::Failover, _) => home.truncate(1),
+            (_, Some(best)) => home.retain(|e| self.home_rank(*e).0 == best),
+            (_, None) => {}
+        }
+        let sites = |endpoints: &[EndpointId]| endpoints.iter().map(|e| self.places[e.index()].config.site.clone()).collect();
+        Whereabouts { active: sites(&self.active), unfollowed: sites(&home) }
     }
 
     /// One envelope may go there, to see whether it takes messages again.

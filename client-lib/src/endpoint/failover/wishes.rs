@@ -3,7 +3,7 @@
 
 use super::{Change, Failover};
 use crate::endpoint::pool::origin;
-use crate::endpoint::wishes::{Follow, Shift, ShiftNews, ShiftRefused, Standing, Wishes, names};
+use crate::endpoint::wishes::{Follow, Liking, Shift, ShiftNews, ShiftRefused, Standing, Wishes, names};
 use crate::endpoint::{Admin, EndpointSet};
 use crate::ids::EndpointId;
 use jiff::tz::TimeZone;
@@ -251,6 +251,13 @@ impl Failover {
     /// What the destination waits for before it goes where it would rather be; for people.
     #[must_use]
     pub fn outlook(&self, now: Instant) -> Option<String> {
+        if let (Some(follow), Some(active), None) = (&self.wishes.follow, self.active.first(), self.shift()) {
+            let stays = self.wishes.liking(&self.places[active.index()].config) != Liking::Followed;
+            let there = follow.to.as_ref().map_or_else(|| "anywhere else".to_owned(), |to| format!("at site {to}"));
+            if stays {
+                return Some(format!("{}, but no endpoint {there} is eligible: it stays", follow.why));
+            }
+        }
         let best = self.liked().find(|e| self.places[e.index()].admin == Admin::Enabled)?;
         let place = &self.places[best.index()];
         if self.active.is_empty() || self.active.contains(&best) || !(place.trusted() || place.health.wants_canary()) {

@@ -6,6 +6,7 @@ use crate::delivery::Phase;
 use crate::delivery::engine::Engine;
 use crate::delivery::status::ShiftStatus;
 use crate::endpoint::Admin;
+use crate::endpoint::sites::Whereabouts;
 use crate::endpoint::wishes::{Follow, Shift, ShiftRefused};
 use crate::io::courier::ProbeFailure;
 use std::sync::Arc;
@@ -40,6 +41,12 @@ impl Driver {
     /// The site's other destinations moved, or came back (`None`).
     pub fn follow(&self, follow: Option<Follow>) {
         self.wished(|engine| engine.follow(follow, now()));
+    }
+
+    /// Where the destination delivers, by sites.
+    #[must_use]
+    pub fn whereabouts(&self) -> Whereabouts {
+        self.0.core().engine.whereabouts()
     }
 
     /// Enables, drains or disables an endpoint. False: there is none of this name.
