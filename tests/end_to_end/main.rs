@@ -20,3 +20,4 @@ mod peers_direct;
 mod power_loss;
 mod tls;
 mod verdicts;
+mod wishes;

@@ -323,7 +323,7 @@ fn sites(top: &Section<'_>, destination_sections: &[Section<'_>], destinations: 
                 section.reading().problem(section.place(key), what, format!("give it one, or take it out of `{key}`"));
             }
         }
-        match (site.triggers.is_empty(), site.followers.is_empty()) {
+        match (!section.has("triggers"), !section.has("followers")) {
             (true, false) => section.reading().problem(section.place("followers"), "`followers` without `triggers`", "name at least one trigger"),
             (false, true) => section.reading().warning(section.place("triggers"), "`triggers` without `followers` move nothing", "add `followers`"),
             _ => {}

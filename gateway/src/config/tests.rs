@@ -260,19 +260,43 @@ fn listeners_are_checked() {
 }
 
 #[test]
-fn sites_and_names_are_checked_and_told() {
-    let source = EXAMPLE.to_owned()
-        + "[[site]]\nname = \"east\"\ntriggers = [\"pacs\"]\nfollowers = \"ris\"\n[names]\nservers = [\"192.0.2.1\", \"[2001:db8::1]:53\"]\n";
-    let told = warnings(&source.replace("\"ris-b.example.org:2575\"", "\"ris-b.example.org:2575\"\nsite = \"east\""));
-    assert!(told.iter().any(|warning| warning.contains("`site` is read and checked")), "{told:?}");
-    assert!(!told.iter().any(|warning| warning.contains("`servers`")), "{told:?}");
-    let wrong = source.replace("[\"pacs\"]\nfollowers", "[\"pax\"]\nfollowers").replace("192.0.2.1", "resolver");
-    let problems = problems(&wrong.replace("\"ris-b.example.org:2575\"", "\"ris-b.example.org:2575\"\nsite = \"west\""));
-    let said = ["`site` cannot be \"west\"", "`triggers` cannot be \"pax\"", "`servers` cannot be \"resolver\""];
-    assert_eq!(problems.len(), 3, "{problems:?}");
-    for (problem, said) in problems.iter().zip(said) {
-        assert!(problem.contains(said), "{problem}");
+fn name_servers_are_checked() {
+    let source = EXAMPLE.to_owned() + "[names]\nservers = [\"192.0.2.1\", \"[2001:db8::1]:53\"]\n";
+    assert!(!warnings(&source).iter().any(|warning| warning.contains("`servers`")));
+    let problems = problems(&source.replace("192.0.2.1", "resolver"));
+    assert!(problems.len() == 1 && problems[0].contains("`servers` cannot be \"resolver\""), "{problems:?}");
+}
+
+#[test]
+fn sites_are_checked() {
+    let sited = |site: &str| {
+        let at = |source: String, address: &str, site: &str| source.replace(&format!("\"{address}\""), &format!("\"{address}\"\nsite = \"{site}\""));
+        let source = at(EXAMPLE.to_owned() + site, "ris-a.example.org:2575", "east");
+        at(at(source, "ris-b.example.org:2575", "west"), "pacs-b.example.org:104", "east") + "[[site]]\nname = \"west\"\n"
+    };
+    let good = sited("[[site]]\nname = \"east\"\ntriggers = [\"pacs\"]\nfollowers = \"ris\"\n");
+    let config = Place::new(&good).load().unwrap();
+    let told: Vec<&str> = config.warnings.iter().map(|w| w.what.as_str()).filter(|w| w.contains("site")).collect();
+    assert_eq!(told, Vec::<&str>::new());
+    assert_eq!(config.destinations[1].endpoints[1].site.as_deref(), Some("west"));
+    assert_eq!((config.sites[0].triggers.as_slice(), config.sites[0].leave_when_any), (["pacs".into()].as_slice(), false));
+    for (site, said) in [
+        ("name = \"north\"", vec!["`site` cannot be \"east\": there is no such site"; 2]),
+        ("name = \"west\"", vec!["`site` cannot be \"east\": there is no such site", "`site` cannot be \"east\"", "two sites named \"west\""]),
+        ("name = \"east\"\ntriggers = [\"pax\"]\nfollowers = \"ris\"", vec!["`triggers` cannot be \"pax\""]),
+        ("name = \"east\"\ntriggers = [\"pacs\"]\nfollowers = [\"ris\", \"ris\"]", vec!["it stands there twice"]),
+        ("name = \"east\"\nfollowers = \"ris\"", vec!["`followers` without `triggers`"]),
+        ("name = \"east\"\nleave_when = \"some\"", vec!["`leave_when` cannot be"]),
+    ] {
+        let problems = problems(&sited(&format!("[[site]]\n{site}\n")));
+        assert_eq!(problems.len(), said.len(), "{site}: {problems:?}");
+        for said in said {
+            assert!(problems.iter().any(|problem| problem.contains(said)), "{site}: {problems:?}");
+        }
     }
+    let stuck = good.replace("\"pacs-a.example.org:104\"", "\"pacs-a.example.org:104\"\nsite = \"east\"");
+    let problems = problems(&stuck);
+    assert!(problems.len() == 1 && problems[0].contains("\"pacs\" has no endpoint anywhere else, so it cannot leave"), "{problems:?}");
 }
 
 /// A whole file with one more key in one of its tables, and the line that the key stands in.

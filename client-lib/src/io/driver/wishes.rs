@@ -78,7 +78,7 @@ impl Driver {
         for (endpoint, (name, within)) in found {
             let began = tokio::time::Instant::now();
             let late = ProbeFailure { phase: Phase::Connect, cause: "no result in time".to_owned() };
-            let result = tokio::time::timeout(within, courier.probe(endpoint)).await.unwrap_or(Err(late));
+            let result = tokio::time::timeout(within, courier.probe(endpoint, false)).await.unwrap_or(Err(late));
             let mut core = self.0.core();
             if core.generation == generation {
                 core.engine.probed(endpoint, result.as_ref().map(|()| ()).map_err(|f| (f.phase, f.cause.as_str())), now());
