@@ -275,8 +275,18 @@ mod tests {
 
     fn dialer(host: &str, finding: Finding) -> Dialer {
         let health = crate::config::endpoint::default_health(crate::keys::Protocol::Dicom);
-        let endpoint =
-            Endpoint { name: "a".into(), host: host.to_owned(), port: 104, finding, tier: 0, ae_title: String::new(), tls: None, weight: 1, site: None, health };
+        let endpoint = Endpoint {
+            name: "a".into(),
+            host: host.to_owned(),
+            port: 104,
+            finding,
+            tier: 0,
+            ae_title: String::new(),
+            tls: None,
+            weight: 1,
+            site: None,
+            health,
+        };
         let (stopper, stop) = crate::io::stop::Stop::new();
         std::mem::forget(stopper);
         // Nobody listens there: what only DNS could know is not found.

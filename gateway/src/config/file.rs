@@ -5,7 +5,7 @@
 use super::{ApplicationAck, Config, Duplicates, Listener, Network, Site, routes};
 use everpost_client::config::destination;
 use everpost_client::config::read::{Reading, Section, TlsUse};
-use everpost_client::config::shape::{Default, Kind, Shape, field, later};
+use everpost_client::config::shape::{Default, Kind, Shape, field};
 use everpost_client::config::shapes::{DESTINATION, DRILL, ENDPOINT, HEALTH, NAMES, RETRY, SPOOL, TLS_CLIENT};
 use everpost_client::config::{Destination, TlsServer, units};
 use everpost_client::keys::Protocol;

@@ -168,7 +168,12 @@ impl Failover {
         }
         match (self.policy, serving.first().map(|e| self.liking(*e))) {
             (Policy::Failover, _) => serving.truncate(1),
-            (_, Some(best)) => serving.retain(|e| self.liking(*e) == best),
+            (_, Some(best)) => {
+                serving.retain(|e| self.liking(*e) == best);
+                let tier = |e: &EndpointId| self.places[e.index()].config.tier;
+                let lowest = serving.iter().map(tier).min();
+                serving.retain(|e| Some(tier(e)) == lowest);
+            }
             (_, None) => {}
         }
         match (serving.is_empty(), self.stall.is_some()) {

@@ -259,3 +259,34 @@ fn lanes_keep_to_weights_and_few_of_them_move() {
     down(&mut b, EndpointId(0));
     assert_eq!(homes(&mut b, 4_000), before, "c is gone: its lanes are where they were");
 }
+
+#[test]
+fn of_those_that_take_turns_the_lowest_tier_serves() {
+    let mut b = Bench::new(&["a", "b", "c"], |d| {
+        d.policy = Policy::RoundRobin;
+        Arc::make_mut(&mut d.endpoints[2]).tier = 10;
+    });
+    assert_eq!(active(&b), [A, B]);
+    down(&mut b, A);
+    assert_eq!(active(&b), [B]);
+    down(&mut b, B);
+    assert_eq!(active(&b), [C]);
+}
+
+#[test]
+fn a_wish_for_a_pool_means_each_of_it_and_outlives_a_member() {
+    let mut b = Bench::new(&["a", "pool@10.0.0.1", "pool@10.0.0.2"], |_| ());
+    b.machine.set_admin(&"pool".into(), Admin::Draining, "an operator", b.now);
+    assert_eq!((b.machine.admin(B), b.machine.admin(C)), (Some(Admin::Draining), Some(Admin::Draining)));
+    b.machine.set_admin(&"pool".into(), Admin::Enabled, "an operator", b.now);
+    b.machine.begin_shift(shift("pool", 60), b.now).expect("its members are good");
+    assert_eq!(active(&b), [B]);
+    down(&mut b, B);
+    assert_eq!((active(&b), news(&mut b)), (vec![C], vec![ShiftNews::Begun]), "another one of it, so it stands");
+    b.machine.end_shift("unshift", b.now);
+    b.machine.begin_shift(shift("pool@10.0.0.2", 60), b.now).expect("it is good");
+    b.machine.reconfigure(&fixture::destination(Protocol::Mllp, &["a", "pool@10.0.0.1"]), b.now);
+    assert_eq!((active(&b), b.machine.shift().map(|(_, suspended)| suspended)), (vec![A], Some(true)), "away for now");
+    b.machine.reconfigure(&fixture::destination(Protocol::Mllp, &["a", "pool@10.0.0.1", "pool@10.0.0.2"]), b.now);
+    assert_eq!((active(&b), b.machine.shift().map(|(_, suspended)| suspended)), (vec![C], Some(false)));
+}
