@@ -155,7 +155,7 @@ fn check_told(machine: &mut Failover) {
                 assert!(reason.len() > 3 && !reason.ends_with([' ', ';', ':']), "{reason:?}");
             }
             Change::Health(endpoint) => assert!(machine.health(endpoint).is_some_and(|h| !h.reason().is_empty())),
-            Change::Left(_) | Change::Release => {}
+            Change::Pace(_) | Change::Left(_) | Change::Release => {}
         }
     }
 }

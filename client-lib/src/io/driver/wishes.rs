@@ -81,7 +81,10 @@ impl Driver {
             let result = tokio::time::timeout(within, courier.probe(endpoint, false)).await.unwrap_or(Err(late));
             let mut core = self.0.core();
             if core.generation == generation {
-                core.engine.probed(endpoint, result.as_ref().map(|()| ()).map_err(|f| (f.phase, f.cause.as_str())), now());
+                if let Ok(took) = &result {
+                    core.engine.probe_answered_in(endpoint, *took, now());
+                }
+                core.engine.probed(endpoint, result.as_ref().map(|_| ()).map_err(|f| (f.phase, f.cause.as_str())), now());
                 self.0.perform(&mut core);
             }
             probed.push(Probed { endpoint: name, took: began.elapsed(), failure: result.err() });
