@@ -5,6 +5,7 @@ use super::peer::Mode;
 use super::world::{World, destination};
 use everpost_client::config::{Ambiguous, Destination, Ordering, Policy};
 use everpost_client::delivery::AckCode;
+use everpost_client::endpoint::Admin;
 use everpost_client::keys::Protocol;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -119,6 +120,24 @@ fn active_active_loses_nothing_either() {
     each(150, |seed| {
         let mut world = world(seed, |d, random| d.policy = [Policy::RoundRobin, Policy::LeastOutstanding][random.usize(..2)]);
         trouble(&mut world, true);
+        heal(&mut world);
+        world.check();
+    });
+}
+
+#[test]
+fn wishes_of_operators_lose_and_reorder_nothing() {
+    each(250, |seed| {
+        let mut world = world(seed, |d, random| d.policy = [Policy::Failover, Policy::Failover, Policy::RoundRobin][random.usize(..3)]);
+        for _ in 0..world.random.usize(2..8) {
+            for _ in 0..world.random.usize(1..4) {
+                world.wish();
+            }
+            trouble(&mut world, seed % 2 == 0);
+        }
+        for endpoint in world.destination.endpoints.clone() {
+            world.want(&endpoint.name, Admin::Enabled);
+        }
         heal(&mut world);
         world.check();
     });

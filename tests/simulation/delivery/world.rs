@@ -5,6 +5,8 @@ use super::store::{Shelf, Store};
 use everpost_client::config::*;
 use everpost_client::delivery::engine::{Action, Engine, Moment};
 use everpost_client::delivery::{Outcome, Phase, Verdict};
+use everpost_client::endpoint::Admin;
+use everpost_client::endpoint::wishes::{Shift, Wishes};
 use everpost_client::event::Event;
 use everpost_client::ids::{EndpointId, EnvelopeId};
 use everpost_client::keys::Protocol;
@@ -122,6 +124,8 @@ pub(crate) struct World {
     pub(crate) events: Vec<(Duration, Event)>,
     /// Attempts whose record a crash may have eaten.
     pub(crate) forgotten: BTreeMap<EnvelopeId, u32>,
+    /// What an operator wished, as it is remembered.
+    pub(crate) wishes: Wishes,
     /// Released by the operator, so that a resend is his wish.
     pub(crate) released: BTreeMap<EnvelopeId, u32>,
 }
@@ -156,6 +160,7 @@ impl World {
             moves: Vec::new(),
             events: Vec::new(),
             forgotten: BTreeMap::new(),
+            wishes: Wishes::default(),
             released: BTreeMap::new(),
         };
         world.pump();
@@ -234,7 +239,41 @@ impl World {
         self.run += 1;
         let seed = self.random.u64(..);
         self.engine = Engine::new(Arc::clone(&self.destination), seed, self.base + self.now);
+        self.engine.restore(self.wishes.clone(), self.moment());
         self.moves.push(Move { at: self.now, from: None, to: None, reason: "crash".to_owned() });
+        self.pump();
+    }
+
+    /// An operator wishes something of an endpoint, by chance; it is durable at once.
+    pub(crate) fn wish(&mut self) {
+        let name = self.destination.endpoints[self.random.usize(..self.destination.endpoints.len())].name.clone();
+        let now = self.moment();
+        self.moves.push(Move { at: self.now, from: None, to: None, reason: "wish".to_owned() });
+        match self.random.u8(..6) {
+            0..=2 => {
+                let until = now.wall + self.random.u64(1_000..600_000);
+                let (reason, by, forced) = ("repair".into(), "an operator".into(), self.random.bool());
+                let shift = Shift { to: name, reason, by, since: now.wall, until, site: None, forced };
+                if self.engine.begin_shift(shift.clone(), now).is_ok() {
+                    self.wishes.shift = Some(shift);
+                }
+            }
+            3 => {
+                self.wishes.shift = None;
+                drop(self.engine.end_shift("unshift", now));
+            }
+            n => self.want(&name, if n == 4 { Admin::Enabled } else { [Admin::Draining, Admin::Disabled][self.random.usize(..2)] }),
+        }
+        self.pump();
+    }
+
+    /// An operator enables, drains or disables an endpoint.
+    pub(crate) fn want(&mut self, name: &Arc<str>, admin: Admin) {
+        self.wishes.admin.remove(name);
+        if admin != Admin::Enabled {
+            self.wishes.admin.insert(Arc::clone(name), admin);
+        }
+        assert!(self.engine.set_admin(name, admin, "an operator", self.moment()));
         self.pump();
     }
 
@@ -372,6 +411,8 @@ impl World {
                 matches!((attempt.lane, lane), (Lane::Key(a), Lane::Key(b)) if a == b) || attempt.lane == Lane::Barrier || lane == Lane::Barrier;
             assert!(!same, "two of one lane under way: {other} and {id}");
         }
+        let name = &self.destination.endpoints[endpoint.index()].name;
+        assert!(!self.wishes.admin.contains_key(name), "an attempt on {name}, which people took out");
         let story = self.peers[endpoint.index()].attempt(id, fresh, &mut self.random);
         let serial = self.serial + 1;
         let attempt = Attempt { endpoint: endpoint.index(), outcome: story.outcome, kept: story.kept, serial, lane };
@@ -460,7 +501,7 @@ impl World {
     fn check_returns(&self) {
         let mut left: BTreeMap<&str, Duration> = BTreeMap::new();
         for change in &self.moves {
-            if change.reason == "crash" {
+            if change.reason == "crash" || change.reason == "wish" {
                 left.clear();
             }
             let voluntary = change.reason.contains("was good for") || change.reason.contains("answered the canary");
