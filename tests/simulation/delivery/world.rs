@@ -262,7 +262,11 @@ impl World {
                 self.wishes.shift = None;
                 drop(self.engine.end_shift("unshift", now));
             }
-            n => self.want(&name, if n == 4 { Admin::Enabled } else { [Admin::Draining, Admin::Disabled][self.random.usize(..2)] }),
+            4 => self.want(&name, Admin::Enabled),
+            _ => {
+                let admin = [Admin::Draining, Admin::Disabled][self.random.usize(..2)];
+                self.want(&name, admin);
+            }
         }
         self.pump();
     }
