@@ -607,7 +607,8 @@ impl Way {
             Protocol::Dicom => Arc::new(DicomCourier::new(there, tls, spool, events.clone(), resolver)),
         };
         let (stopper, stop) = Stop::new();
-        let driver = Driver::start(Arc::clone(destination), id, committer.clone(), courier, events.clone(), stop, false);
+        let driver =
+            Driver::start(Arc::clone(destination), id, committer.clone(), courier, events.clone(), stop, crate::endpoint::wishes::Wishes::default());
         Ok(Way { destination: Arc::clone(destination), id, driver, stopper })
     }
 }
