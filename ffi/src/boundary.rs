@@ -1,52 +1,87 @@
-//! The wall between C and Rust: no panic crosses it, no pointer passes unchecked, every failure leaves a text behind.
-//! Errors: `Fault`, which becomes the code that C sees and the text of `everpost_last_error`.
+//! The wall between C and Rust: no panic crosses it, no pointer passes unchecked, every failure becomes a code and, if wanted, an error object.
+//! Errors: `Fault`.
 
-use crate::code::Code;
-use std::cell::RefCell;
+use crate::code::everpost_code::{EVERPOST_ARGUMENT, EVERPOST_INTERNAL, EVERPOST_OK};
+use crate::code::{everpost_code, everpost_phase};
+use crate::everpost_error;
+use ::everpost_client::io::client::{Answer, ClientError};
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A failure on its way to C.
 #[derive(Debug)]
 pub(crate) struct Fault {
-    pub(crate) code: Code,
+    pub(crate) code: everpost_code,
     pub(crate) what: String,
+    pub(crate) phase: everpost_phase,
+    pub(crate) endpoint: String,
+    pub(crate) retriable: bool,
+    /// The peer's answer, if it refused.
+    pub(crate) answer: Option<Box<Answer>>,
 }
 
 impl Fault {
-    pub(crate) fn new(code: Code, what: impl Into<String>) -> Self {
-        Self { code, what: what.into() }
+    pub(crate) fn new(code: everpost_code, what: impl Into<String>) -> Self {
+        let (phase, endpoint) = (everpost_phase::EVERPOST_PHASE_NONE, String::new());
+        Self { code, what: what.into(), phase, endpoint, retriable: false, answer: None }
     }
 }
 
-thread_local! {
-    static LAST: RefCell<CString> = RefCell::new(CString::default());
+impl From<ClientError> for Fault {
+    fn from(error: ClientError) -> Self {
+        let (code, what, phase, retriable) = (everpost_code::of(&error), error.to_string(), everpost_phase::of(&error), error.is_retriable());
+        let endpoint = error.failure().map(|failure| failure.endpoint.to_string()).unwrap_or_default();
+        let answer = if let ClientError::Negative(answer, _) = error { Some(answer) } else { None };
+        Self { code, what, phase, endpoint, retriable, answer }
+    }
+}
+
+/// What an error handle stands for.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) code: everpost_code,
+    pub(crate) text: CString,
+    pub(crate) phase: everpost_phase,
+    pub(crate) endpoint: CString,
+    pub(crate) retriable: bool,
+}
+
+/// A text for C.
+pub(crate) fn c_text(text: &str) -> CString {
+    CString::new(text.replace('\0', " ")).unwrap_or_default()
 }
 
 /// Runs the body of an exported function.
-pub(crate) fn boundary(body: impl FnOnce() -> Result<(), Fault>) -> Code {
+/// # Safety
+/// `error` is NULL or writable.
+pub(crate) unsafe fn boundary(error: *mut *mut everpost_error, body: impl FnOnce() -> Result<(), Fault>) -> everpost_code {
+    // SAFETY: the caller's promise; NULL becomes None.
+    let place = unsafe { error.as_mut() };
     // The body's state is dropped with the panic; what it shares is behind locks that survive one.
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => Code::Ok,
-        Ok(Err(fault)) => {
-            remember(&fault.what);
-            fault.code
+    let done = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(Fault::new(EVERPOST_INTERNAL, "a fault inside the library (panic)")));
+    match (done, place) {
+        (Ok(()), place) => {
+            if let Some(place) = place {
+                *place = std::ptr::null_mut();
+            }
+            EVERPOST_OK
         }
-        Err(_) => {
-            remember("a fault inside the library (panic)");
-            Code::Internal
+        (Err(fault), place) => {
+            let Fault { code, what, phase, endpoint, retriable, .. } = fault;
+            if let Some(place) = place {
+                *place = crate::handle::give(Told { code, text: c_text(&what), phase, endpoint: c_text(&endpoint), retriable });
+            }
+            code
         }
     }
 }
 
-fn remember(what: &str) {
-    let text = CString::new(what.replace('\0', " ")).unwrap_or_default();
-    LAST.with_borrow_mut(|last| *last = text);
-}
-
-/// The text of the last fault of this thread.
-pub(crate) fn last_error() -> *const c_char {
-    LAST.with_borrow(|last| last.as_ptr())
+/// The same where there is nobody to tell but by the value.
+pub(crate) fn quiet<T>(otherwise: T, body: impl FnOnce() -> Result<T, Fault>) -> T {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(value)) => value,
+        Ok(Err(_)) | Err(_) => otherwise,
+    }
 }
 
 /// A text of the caller.
@@ -54,37 +89,36 @@ pub(crate) fn last_error() -> *const c_char {
 /// `text` is NULL or points to a string that ends with a zero byte and stays unchanged during the call.
 pub(crate) unsafe fn text<'a>(text: *const c_char, name: &str) -> Result<&'a str, Fault> {
     if text.is_null() {
-        return Err(Fault::new(Code::Argument, format!("{name} is NULL")));
+        return Err(Fault::new(EVERPOST_ARGUMENT, format!("{name} is NULL")));
     }
     // SAFETY: not NULL; the rest is the caller's promise.
     let text = unsafe { CStr::from_ptr(text) };
-    text.to_str().map_err(|e| Fault::new(Code::Argument, format!("{name} is not UTF-8: {e}")))
+    text.to_str().map_err(|e| Fault::new(EVERPOST_ARGUMENT, format!("{name} is not UTF-8: {e}")))
+}
+
+/// Bytes of the caller. NULL is allowed for none.
+/// # Safety
+/// `bytes` points to `len` bytes that stay unchanged during the call, or is NULL.
+pub(crate) unsafe fn bytes<'a>(bytes: *const std::ffi::c_void, len: usize, name: &str) -> Result<&'a [u8], Fault> {
+    if len == 0 {
+        return Ok(&[]);
+    }
+    if bytes.is_null() {
+        return Err(Fault::new(EVERPOST_ARGUMENT, format!("{name} is NULL, and its length is not 0")));
+    }
+    if isize::try_from(len).is_err() {
+        return Err(Fault::new(EVERPOST_ARGUMENT, format!("{name} cannot be that long")));
+    }
+    // SAFETY: not NULL, not longer than anything can be; the rest is the caller's promise.
+    Ok(unsafe { std::slice::from_raw_parts(bytes.cast(), len) })
 }
 
 /// A place for a result, emptied.
 /// # Safety
-/// `place` is NULL or points to a writable pointer that nobody else uses during the call.
-pub(crate) unsafe fn out<'a, T>(place: *mut *mut T, name: &str) -> Result<&'a mut *mut T, Fault> {
+/// `place` is NULL or points to a writable value that nobody else uses during the call.
+pub(crate) unsafe fn out<'a, T>(place: *mut T, empty: T, name: &str) -> Result<&'a mut T, Fault> {
     // SAFETY: the caller's promise; NULL becomes None.
-    let place = unsafe { place.as_mut() }.ok_or_else(|| Fault::new(Code::Argument, format!("{name} is NULL")))?;
-    *place = std::ptr::null_mut();
+    let place = unsafe { place.as_mut() }.ok_or_else(|| Fault::new(EVERPOST_ARGUMENT, format!("{name} is NULL")))?;
+    *place = empty;
     Ok(place)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[allow(clippy::panic)]
-    fn a_panic_becomes_a_code_and_a_text() {
-        let quiet = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| ()));
-        let code = boundary(|| panic!("inside"));
-        std::panic::set_hook(quiet);
-        assert_eq!(code, Code::Internal);
-        // SAFETY: last_error never returns NULL, and this thread makes no other call meanwhile.
-        let text = unsafe { CStr::from_ptr(last_error()) };
-        assert!(text.to_string_lossy().contains("panic"));
-    }
 }

@@ -107,15 +107,16 @@ const LISTENER: &str = "client";
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What is told of each report.
-type OnReport = Box<dyn FnMut(Report) + Send>;
+pub type OnReport = Box<dyn FnMut(Report) + Send>;
 
 /// The engine, opened.
 #[derive(Debug)]
 pub struct Client {
     running: RwLock<Option<Arc<Running>>>,
     mailbox: Arc<Mailbox>,
-    caller: Mutex<Option<JoinHandle<()>>>,
-    caller_id: Option<ThreadId>,
+    callers: Mutex<Vec<JoinHandle<()>>>,
+    caller_ids: Vec<ThreadId>,
+    log: Option<Arc<Mailbox>>,
     process: u32,
 }
 
@@ -161,34 +162,59 @@ impl Client {
     /// # Errors
     /// `Configuration`, `InUse`, `Storage`.
     pub fn open(settings: &Settings) -> Result<Client, ClientError> {
-        Self::open_with(settings, None)
+        Self::open_with(settings, None, None)
     }
 
-    /// The same; a thread of its own calls `on_report` with every report, one after the other. It may call the client, except `close`.
+    /// The same; a thread of its own calls `on_report` with every report, in place of `poll`, and another one `on_log` with every report, beside it. They
+    /// may call the client, except `close`.
     /// # Errors
     /// As `open`.
-    pub fn open_with(settings: &Settings, on_report: Option<OnReport>) -> Result<Client, ClientError> {
+    pub fn open_with(settings: &Settings, on_report: Option<OnReport>, on_log: Option<OnReport>) -> Result<Client, ClientError> {
         roomy(|| {
             let read = settings.read()?;
             let data_dir = settings.data_dir(&read)?;
             let _quiet = Quiet::all();
             let mailbox = Arc::new(Mailbox::new(read.events));
-            let running = Arc::new(Running::start(&read, &data_dir, &mailbox)?);
-            let mut client =
-                Client { running: RwLock::new(Some(running)), mailbox, caller: Mutex::new(None), caller_id: None, process: std::process::id() };
-            if let Some(mut call) = on_report {
-                let weak = WeakClient { running: client.running().ok().map(|r| Arc::downgrade(&r)), mailbox: client.mailbox.clone() };
-                let run = move || {
-                    while let Some(report) = weak.next() {
-                        call(report);
-                    }
-                };
-                let thread = thread::Builder::new().name("everpost-calls".to_owned()).spawn(run).map_err(no_thread)?;
-                client.caller_id = Some(thread.thread().id());
-                *lock(&client.caller) = Some(thread);
+            let log = on_log.is_some().then(|| Arc::new(Mailbox::new(read.events)));
+            let readers: Vec<Arc<Mailbox>> = [Some(&mailbox), log.as_ref()].into_iter().flatten().cloned().collect();
+            let running = Arc::new(Running::start(&read, &data_dir, readers)?);
+            let weak = Arc::downgrade(&running);
+            let process = std::process::id();
+            let running = RwLock::new(Some(running));
+            let mut client = Client { running, mailbox, callers: Mutex::default(), caller_ids: Vec::new(), log, process };
+            if let Some(call) = on_report {
+                client.call_back(call, client.mailbox.clone(), weak.clone())?;
+            }
+            if let Some((call, log)) = on_log.zip(client.log.clone()) {
+                client.call_back(call, log, weak)?;
             }
             Ok(client)
         })
+    }
+
+    fn call_back(&mut self, mut call: OnReport, mailbox: Arc<Mailbox>, running: Weak<Running>) -> Result<(), ClientError> {
+        let run = move || {
+            // It must not keep the client open.
+            while let Some(report) = mailbox.next(None) {
+                let detailed = running.upgrade().map(|running| running.detailed(report.clone()));
+                call(detailed.unwrap_or(report));
+            }
+        };
+        let thread = thread::Builder::new().name("everpost-calls".to_owned()).spawn(run).map_err(no_thread)?;
+        self.caller_ids.push(thread.thread().id());
+        lock(&self.callers).push(thread);
+        Ok(())
+    }
+
+    /// Whether `close` may be called here.
+    /// # Errors
+    /// `Argument` on a thread that calls back; `Forked`.
+    pub fn may_close(&self) -> Result<(), ClientError> {
+        self.check()?;
+        if self.caller_ids.contains(&thread::current().id()) {
+            return Err(ClientError::Argument("close cannot be called by a callback: it waits for the callback's end".to_owned()));
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), ClientError> {
@@ -367,18 +393,17 @@ impl Client {
     /// `Closed` the second time; `Argument` on the thread that calls back; `Storage` if the last bookkeeping could not be written, which costs at most
     /// repeated work.
     pub fn close(&self, within: Duration) -> Result<u64, ClientError> {
-        self.check()?;
-        if self.caller_id == Some(thread::current().id()) {
-            return Err(ClientError::Argument("close cannot be called by the callback: it waits for the callback's end".to_owned()));
-        }
+        self.may_close()?;
         roomy(|| {
             let taken = self.running.write().unwrap_or_else(PoisonError::into_inner).take();
             let running = taken.ok_or(ClientError::Closed)?;
             let until = Instant::now() + within.min(FOREVER);
             self.settle(&running, until, true);
             let ended = running.end(until);
-            self.mailbox.close();
-            if let Some(caller) = lock(&self.caller).take() {
+            for mailbox in [Some(&self.mailbox), self.log.as_ref()].into_iter().flatten() {
+                mailbox.close();
+            }
+            for caller in std::mem::take(&mut *lock(&self.callers)) {
                 drop(caller.join()); // a panic in the host's callback was told when it happened
             }
             // Calls on other threads end soon; the directory is free when the last one has.
@@ -396,7 +421,7 @@ impl Drop for Client {
         if self.check().is_err() {
             // The child of a fork has none of the threads, and its parent has the spool: nothing may be touched, not even by dropping it.
             std::mem::forget(self.running.get_mut().unwrap_or_else(PoisonError::into_inner).take());
-            std::mem::forget(self.caller.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+            std::mem::forget(std::mem::take(self.callers.get_mut().unwrap_or_else(PoisonError::into_inner)));
         } else {
             drop(self.close(Duration::ZERO)); // closed already, or nobody is left to be told
         }
@@ -406,31 +431,12 @@ impl Drop for Client {
 /// Longer waits are cut to this: a year.
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
-/// What the thread that calls back has of a client: it must not keep it open.
-struct WeakClient {
-    running: Option<Weak<Running>>,
-    mailbox: Arc<Mailbox>,
-}
-
-impl WeakClient {
-    fn next(&self) -> Option<Report> {
-        let report = self.mailbox.next(None)?;
-        Some(match self.running.as_ref().and_then(Weak::upgrade) {
-            Some(running) => running.detailed(report),
-            None => report,
-        })
-    }
-}
-
 impl Running {
-    fn start(settings: &ClientSettings, data_dir: &Path, mailbox: &Arc<Mailbox>) -> Result<Running, ClientError> {
+    fn start(settings: &ClientSettings, data_dir: &Path, readers: Vec<Arc<Mailbox>>) -> Result<Running, ClientError> {
         let dir = data_dir.join("spool");
         let storage = |e: io::Error| ClientError::Storage(format!("{}: {e}; make it writable for this user", dir.display()));
         let directory = Directory::open(&dir).map_err(storage)?;
-        let events = Events::to({
-            let mailbox = Arc::clone(mailbox);
-            move |event| mailbox.read(&event)
-        });
+        let events = Events::to(move |event| readers.iter().for_each(|reader| reader.read(&event)));
         let (spool, _) = Spool::open(directory, settings.spool.clone(), events.clone())?;
         let spool = Arc::new(spool);
         let (committer, reading) = if settings.threads > 3 {

@@ -256,7 +256,7 @@ fn reports_can_be_called_back() {
     let call = move |report: Report| {
         let _ = tell.send((report.kind, report.id));
     };
-    let client = Client::open_with(&settings(dir.path(), &[peer.address]), Some(Box::new(call))).unwrap();
+    let client = Client::open_with(&settings(dir.path(), &[peer.address]), Some(Box::new(call)), None).unwrap();
     let id = client.submit_hl7("ris", &message(1)).unwrap();
     let found = hear.iter().find(|(kind, _)| kind.is_outcome()).unwrap();
     assert_eq!(found, (ReportKind::Delivered, id.0));
