@@ -11,6 +11,7 @@ mod dicom_convert;
 mod dicom_identity;
 mod disk;
 mod failover;
+mod health;
 mod hl7_identity;
 mod hostile;
 mod intake;

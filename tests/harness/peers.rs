@@ -82,7 +82,7 @@ impl Receiver {
         Self { process, at, folder, kind, restart: Box::new(restart), log }
     }
 
-    /// DCMTK `storescp +B` (bit preserving), every syntax and class; `more` are further options.
+    /// DCMTK `storescp +B` (bit preserving), every syntax and class unless `-xf` says which; `more` are further options.
     #[must_use]
     #[track_caller]
     pub fn storescp(world: &World, name: &str, more: &[&str]) -> Self {
@@ -91,7 +91,11 @@ impl Receiver {
         let (dir, text) = (folder.clone(), port.to_string());
         Self::launch(world, name, Kind::Files, loopback(port), folder, move || {
             let mut command = Command::new("storescp");
-            command.env("TCP_NODELAY", "1").args(["+B", "+xa", "-pm", "-aet", "STORESCP", "-od"]).arg(&dir).args(&more).arg(&text);
+            command.env("TCP_NODELAY", "1").args(["+B", "-aet", "STORESCP", "-od"]).arg(&dir);
+            if !more.iter().any(|option| option == "-xf") {
+                command.args(["+xa", "-pm"]);
+            }
+            command.args(&more).arg(&text);
             command
         })
     }

@@ -9,6 +9,8 @@ use std::time::Duration;
 pub(crate) enum Mode {
     /// Takes it and answers.
     Good,
+    /// The same, slowly.
+    Slow,
     /// Refuses connections.
     Refuse,
     /// Packets vanish.
@@ -71,6 +73,9 @@ pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 /// Deadline of the answer, as in the configuration.
 pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 
+/// What a slow peer needs more.
+const SLOW: Duration = Duration::from_secs(3);
+
 impl Peer {
     pub(crate) fn new(name: &'static str, dicom: bool) -> Self {
         Self { name, mode: Mode::Good, dicom, latency: Duration::from_millis(2), stale: false, poison: None, refuse_odd: false }
@@ -90,8 +95,8 @@ impl Peer {
         let silent = |silence| Outcome::Unanswered { silence, cause: "silence".to_owned() };
         let story = |takes, outcome, kept| Story { takes, outcome, kept };
         match mode {
-            Mode::Good if self.dicom => story(quick, Outcome::Stored { status: 0 }, true),
-            Mode::Good => story(quick, Outcome::Acknowledged { code: AckCode::AA, error: None }, true),
+            Mode::Good | Mode::Slow if self.dicom => story(self.pace(quick), Outcome::Stored { status: 0 }, true),
+            Mode::Good | Mode::Slow => story(self.pace(quick), Outcome::Acknowledged { code: AckCode::AA, error: None }, true),
             Mode::Refuse => story(Duration::from_micros(200), failed(Phase::Connect, false), false),
             Mode::Cut => story(Duration::from_micros(200), failed(Phase::Transmit, false), false),
             Mode::Drop => story(CONNECT, failed(Phase::Connect, true), false),
@@ -106,6 +111,10 @@ impl Peer {
             Mode::NoContext => story(quick, Outcome::NoContext { sop_class: "1.2".to_owned(), transfer_syntax: "3.4".to_owned() }, false),
             Mode::Ours { permanent } => story(quick, Outcome::Local { cause: "disk".to_owned(), permanent }, false),
         }
+    }
+
+    fn pace(&self, quick: Duration) -> Duration {
+        if self.mode == Mode::Slow { quick + SLOW } else { quick }
     }
 
     /// A probe: how long it takes, and how it ends. TCP for HL7, C-ECHO for DICOM.

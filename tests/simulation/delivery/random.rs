@@ -3,11 +3,12 @@
 use super::journalled::Journalled;
 use super::peer::Mode;
 use super::world::{World, destination};
-use everpost_client::config::{Ambiguous, Destination, Ordering, Policy};
+use everpost_client::config::{Ambiguous, Destination, Endpoint, HealthSettings, OnSlow, Ordering, Policy};
 use everpost_client::delivery::AckCode;
 use everpost_client::endpoint::Admin;
 use everpost_client::keys::Protocol;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 fn seeds(count: u64) -> std::ops::Range<u64> {
@@ -120,6 +121,42 @@ fn active_active_loses_nothing_either() {
     each(150, |seed| {
         let mut world = world(seed, |d, random| d.policy = [Policy::RoundRobin, Policy::LeastOutstanding][random.usize(..2)]);
         trouble(&mut world, true);
+        heal(&mut world);
+        world.check();
+    });
+}
+
+/// The destination leaves peers that are slow.
+fn shy(d: &mut Destination, slow_after: Option<Duration>) {
+    for endpoint in &mut d.endpoints {
+        let health = HealthSettings { slow: OnSlow::Leave, slow_after, ..endpoint.health.clone() };
+        *endpoint = Arc::new(Endpoint { health, ..(**endpoint).clone() });
+    }
+}
+
+#[test]
+fn leaving_slow_peers_loses_nothing_and_does_not_flap() {
+    each(150, |seed| {
+        let mut world = world(seed, |d, random| shy(d, random.bool().then_some(Duration::from_secs(1))));
+        for _ in 0..world.random.usize(5..20) {
+            let peer = world.random.usize(..world.peers.len());
+            let mode = [Mode::Good, Mode::Slow, Mode::Slow, Mode::Refuse][world.random.usize(..4)];
+            world.becomes(peer, mode);
+            for _ in 0..world.random.usize(1..40) {
+                world.commit_many(1);
+                let time = Duration::from_millis(world.random.u64(100..4_000));
+                world.run_for(time);
+            }
+        }
+        let slow = |name: &str| {
+            let left = world.moves.iter().filter(|m| m.reason.contains(" is slow: ") && m.from.as_deref() == Some(name));
+            left.map(|m| m.at).collect::<Vec<_>>()
+        };
+        for peer in &world.peers {
+            let times = slow(peer.name);
+            // Eight answers, a second apart, are what it takes; or the other one went away and was proven good again.
+            assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(7)), "{}: {times:?}", peer.name);
+        }
         heal(&mut world);
         world.check();
     });

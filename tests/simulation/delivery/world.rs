@@ -351,9 +351,17 @@ impl World {
                 let (attempt, began) = self.attempts.remove(&id).expect("just seen");
                 let Attempt { endpoint, outcome, kept, .. } = attempt;
                 self.lines.push(Line { began, ended: self.now, id, endpoint, outcome: outcome.clone(), kept });
+                if matches!(outcome, Outcome::Acknowledged { .. } | Outcome::Stored { .. }) {
+                    self.engine.answered_in(id, self.now - began, self.moment());
+                }
                 self.engine.ended(id, &outcome, self.moment());
             }
-            Happening::ProbeEnds { endpoint, run, result } if run == self.run => self.engine.probed(endpoint, result, self.moment()),
+            Happening::ProbeEnds { endpoint, run, result } if run == self.run => {
+                if result.is_ok() {
+                    self.engine.probe_answered_in(endpoint, self.peers[endpoint.index()].latency, self.moment());
+                }
+                self.engine.probed(endpoint, result, self.moment());
+            }
             Happening::Settled { run } if run == self.run => self.engine.settled(),
             Happening::Tick { run } if run == self.run && self.next_tick == Some(self.now) => self.next_tick = None,
             _ => return,
