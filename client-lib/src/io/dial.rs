@@ -9,7 +9,7 @@ use crate::delivery::{Outcome, Phase};
 use crate::endpoint::pool::Service;
 use crate::io::lookup::Dns;
 use crate::io::resolve::{Followed, Resolver};
-use crate::io::stream::{self, Stream};
+use crate::io::stream::Stream;
 use crate::io::tls::ClientTls;
 use crate::limits;
 use std::future::Future;
@@ -163,9 +163,6 @@ pub async fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<Soc
 /// `Outcome::NotSent` in the phase `Connect` or `Tls`.
 pub async fn connect(addresses: &[SocketAddr], name: &str, tls: Option<&ClientTls>, deadline: Instant) -> Result<Stream, Outcome> {
     let tcp = connect_by(addresses, name, deadline, TcpStream::connect).await?;
-    if let Err(error) = stream::prepare(&tcp) {
-        return Err(not_sent(Phase::Connect, format!("{name} closed the connection at once: {error}"), false));
-    }
     let Some(tls) = tls else {
         return Stream::plain(tcp).map_err(|error| not_sent(Phase::Connect, format!("{name} closed the connection at once: {error}"), false));
     };
@@ -188,6 +185,21 @@ where
     T: Send + 'static,
     F: Future<Output = io::Result<T>> + Send + 'static,
 {
+    let refused =
+        |failures: &[String]| not_sent(Phase::Connect, format!("{}; is the receiver running and the port right?", told(name, failures)), false);
+    let late = |failures: &[String]| {
+        let cause = format!("{}; is it switched on, and does a firewall drop the packets?", told(name, failures));
+        not_sent(Phase::Connect, cause, true)
+    };
+    if let [only] = addresses {
+        // No race, no task: most endpoints have one address, and each is probed.
+        return match timeout_at(deadline, connect(*only)).await {
+            Ok(Ok(connected)) => Ok(connected),
+            Ok(Err(error)) if only.to_string() == name => Err(refused(&[error.to_string()])),
+            Ok(Err(error)) => Err(refused(&[format!("{only}: {error}")])),
+            Err(_) => Err(late(&["no answer in time".to_owned()])),
+        };
+    }
     let mut waiting = addresses.iter();
     let mut racing = JoinSet::new();
     let mut failures = Vec::new();
@@ -198,8 +210,7 @@ where
             let place = if address.to_string() == name { String::new() } else { format!("{address}: ") };
             racing.spawn(async move { connecting.await.map_err(|error| format!("{place}{error}")) });
         } else if racing.is_empty() {
-            let cause = format!("{}; is the receiver running and the port right?", told(name, &failures));
-            return Err(not_sent(Phase::Connect, cause, false));
+            return Err(refused(&failures));
         }
         let next = if waiting.as_slice().is_empty() { deadline } else { deadline.min(Instant::now() + limits::CONNECT_STAGGER) };
         match timeout_at(next, racing.join_next()).await {
@@ -209,8 +220,7 @@ where
             Ok(None) => {}
             Err(_) if Instant::now() >= deadline => {
                 failures.push("no answer in time".to_owned());
-                let cause = format!("{}; is it switched on, and does a firewall drop the packets?", told(name, &failures));
-                return Err(not_sent(Phase::Connect, cause, true));
+                return Err(late(&failures));
             }
             Err(_) => {}
         }

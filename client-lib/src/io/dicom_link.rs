@@ -26,6 +26,7 @@ use crate::io::dicom_open::{self, Need, Opened};
 use crate::io::dicom_pool::{Found, Lease, Place, Seat};
 use crate::io::dicom_probe;
 use crate::io::dicom_scu::{Job, Settings};
+use crate::io::http_probe::HttpProbe;
 use crate::io::in_place;
 use crate::io::pools::Pools;
 use crate::io::resolve::Resolver;
@@ -72,7 +73,7 @@ impl DicomCourier {
 
 fn seat(endpoint: &Arc<config::Endpoint>, pools: &Pools) -> Arc<Seat> {
     let dialer = Dialer::new(endpoint.clone(), pools.tls_of(endpoint), pools.resolver());
-    Arc::new(Seat::new(endpoint.clone(), dialer))
+    Arc::new(Seat::new(endpoint.clone(), dialer, HttpProbe::of(endpoint, pools.resolver())))
 }
 
 impl Shared {

@@ -224,9 +224,8 @@ impl Pool {
 }
 
 impl Seat {
-    pub(crate) fn new(endpoint: Arc<config::Endpoint>, dialer: Dialer) -> Self {
+    pub(crate) fn new(endpoint: Arc<config::Endpoint>, dialer: Dialer, http: Option<HttpProbe>) -> Self {
         let name = endpoint.address().into();
-        let http = HttpProbe::of(&endpoint.health);
         Self { endpoint, name, dialer, http, pool: Mutex::default(), changed: Notify::new() }
     }
 

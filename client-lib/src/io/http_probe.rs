@@ -1,13 +1,14 @@
 //! The http probe: GET of a URL, good with any status from 200 to 299.
-//! Rules: one connection for each probe, closed after it; redirections are not followed, nothing of the body is read; https goes through the same TLS
-//! set-up as endpoints.
+//! Rules: one connection for each probe, closed after it; redirections are not followed, nothing of the body is read; names and https go through the
+//! same look-ups and TLS set-up as endpoints'.
 //! Errors: `ProbeFailure`, naming the URL: it is not the address that messages go to.
 
-use crate::config::{HealthSettings, HttpUrl, Probe};
+use crate::config::{Endpoint, Finding, HttpUrl, Probe};
 use crate::delivery::{Outcome, Phase};
 use crate::dicom::uid::IMPLEMENTATION_VERSION;
 use crate::io::courier::ProbeFailure;
-use crate::io::dial;
+use crate::io::dial::Dialer;
+use crate::io::resolve::Resolver;
 use crate::io::tls::ClientTls;
 use crate::limits::HTTP_HEAD_BYTES_MAX;
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use http_body_util::Empty;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -22,24 +24,26 @@ use tokio::time::{Instant, timeout_at};
 #[derive(Debug)]
 pub(crate) struct HttpProbe {
     url: HttpUrl,
-    tls: Result<Option<ClientTls>, String>,
+    /// Or why its certificates could not be read.
+    dialer: Result<Dialer, String>,
 }
 
 impl HttpProbe {
     /// For an endpoint that is probed so. Certificates are read now; one that cannot be read makes every probe fail.
-    pub(crate) fn of(health: &HealthSettings) -> Option<Self> {
-        let Probe::Http(url) = &health.probe else { return None };
-        let tls = url.tls.as_ref().map(|settings| ClientTls::load(settings, &url.host)).transpose().map_err(|error| error.to_string());
-        Some(Self { url: url.clone(), tls })
+    pub(crate) fn of(endpoint: &Endpoint, resolver: &Resolver) -> Option<Self> {
+        let Probe::Http(url) = &endpoint.health.probe else { return None };
+        let tls = url.tls.as_ref().map(|settings| ClientTls::load(settings, &url.host)).transpose();
+        let at = Endpoint { host: url.host.clone(), port: url.port, tls: url.tls.clone(), finding: Finding::Any, ..endpoint.clone() };
+        let dialer = tls.map(|tls| Dialer::new(Arc::new(at), tls, resolver)).map_err(|error| error.to_string());
+        Some(Self { url: url.clone(), dialer })
     }
 
     /// Makes one probe; how long the answer took.
     pub(crate) async fn probe(&self, deadline: Instant) -> Result<Duration, ProbeFailure> {
         let url = &self.url;
         let failed = |phase, what: String| ProbeFailure { phase, cause: format!("{url} {what}") };
-        let tls = self.tls.as_ref().map_err(|what| failed(Phase::Tls, format!("was not asked: {what}")))?;
-        let addresses = dial::resolve(&url.host, url.port, deadline).await.map_err(|outcome| unreached(url, outcome))?;
-        let stream = dial::connect(&addresses, &url.authority(), tls.as_ref(), deadline).await.map_err(|outcome| unreached(url, outcome))?;
+        let dialer = self.dialer.as_ref().map_err(|what| failed(Phase::Tls, format!("was not asked: {what}")))?;
+        let stream = dialer.dial(deadline).await.map_err(|outcome| unreached(url, outcome))?;
         let asked = Instant::now();
         match timeout_at(deadline, get(url, TokioIo::new(stream))).await {
             Ok(Ok(status)) if status.is_success() => Ok(asked.elapsed()),
@@ -82,8 +86,19 @@ fn unreached(url: &HttpUrl, outcome: Outcome) -> ProbeFailure {
 #[allow(clippy::unwrap_used, clippy::disallowed_types)]
 mod tests {
     use super::*;
+    use crate::config::{HealthSettings, Names};
+    use crate::event::Events;
+    use crate::io::stop::Stop;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+
+    fn of(port: u16, target: &str) -> HttpProbe {
+        let url = HttpUrl { host: "127.0.0.1".to_owned(), port, target: target.to_owned(), tls: None };
+        let destination = crate::endpoint::fixture::destination(crate::keys::Protocol::Mllp, &["a"]);
+        let endpoint = Endpoint { health: HealthSettings::of(Probe::Http(url)), ..(*destination.endpoints[0]).clone() };
+        let resolver = Resolver::new(&Names::default(), Events::none(), Stop::new().1).unwrap();
+        HttpProbe::of(&endpoint, &resolver).unwrap()
+    }
 
     /// What a server that answers every request with these bytes makes of a probe, and what it was asked.
     async fn probe(answer: &'static [u8]) -> (Result<(), ProbeFailure>, String) {
@@ -102,8 +117,7 @@ mod tests {
             let _ = peer.write_all(answer).await;
             String::from_utf8(asked).unwrap()
         });
-        let url = HttpUrl { host: "127.0.0.1".to_owned(), port, target: "/health?deep".to_owned(), tls: None };
-        let probe = HttpProbe::of(&HealthSettings::of(Probe::Http(url))).unwrap();
+        let probe = of(port, "/health?deep");
         let patience = if answer.is_empty() { Duration::from_millis(200) } else { Duration::from_secs(20) };
         let result = probe.probe(Instant::now() + patience).await.map(drop);
         (result, served.await.unwrap())
@@ -135,8 +149,6 @@ mod tests {
     #[tokio::test]
     async fn nobody_there_is_a_failure_to_connect() {
         let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let url = HttpUrl { host: "127.0.0.1".to_owned(), port, target: "/".to_owned(), tls: None };
-        let probe = HttpProbe::of(&HealthSettings::of(Probe::Http(url))).unwrap();
-        assert_eq!(probe.probe(Instant::now() + Duration::from_secs(20)).await.unwrap_err().phase, Phase::Connect);
+        assert_eq!(of(port, "/").probe(Instant::now() + Duration::from_secs(20)).await.unwrap_err().phase, Phase::Connect);
     }
 }

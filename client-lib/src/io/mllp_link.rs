@@ -118,7 +118,7 @@ impl Post {
         Self {
             endpoint: endpoint.clone(),
             dialer: Dialer::new(endpoint.clone(), pools.tls_of(endpoint), pools.resolver()),
-            http: HttpProbe::of(&endpoint.health),
+            http: HttpProbe::of(endpoint, pools.resolver()),
             idle: Mutex::default(),
             open: Arc::default(),
             drains: AtomicU64::new(0),
@@ -366,7 +366,8 @@ impl Shared {
             Probe::Tcp | Probe::DicomEcho | Probe::DicomStore { .. } | Probe::Http(_) => {
                 let stream = post.dialer.dial_plain(deadline).await.map_err(failure)?;
                 let took = begun.elapsed();
-                crate::io::stream::close(stream).await;
+                // Nothing was said, so nothing is to be waited for.
+                drop(stream);
                 Ok(took)
             }
             Probe::Tls => {

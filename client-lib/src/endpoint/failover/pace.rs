@@ -1,6 +1,7 @@
 //! Slow endpoints: leaving one whose answers take too long (`slow = "leave"`), and coming back to it.
 //! Rules
-//! - A slow endpoint stays eligible: it is left only for another one that is trusted and not slow, and taken again when there is none.
+//! - A slow endpoint stays eligible: it is left only for another one that is trusted and not slow, and taken again when there is none. Where people
+//!   shifted to, or a site was followed to, is not left for being slow.
 //! - It comes back like any other, after `hold_down` of good probes that are not slow themselves. If it was slow with messages only, which probes do
 //!   not show, its pace is then seen anew; if it is slow again soon, that was a failed return and `hold_down` doubles.
 //!
@@ -40,7 +41,8 @@ impl Failover {
         let wanted = place.out.is_none() && self.active.contains(&endpoint) && place.health.wants_leaving();
         let good = |other: EndpointId| {
             let place = &self.places[other.index()];
-            other != endpoint && place.admin == Admin::Enabled && place.health.eligible() && place.health.slow().is_none()
+            let as_wished = self.liking(other) <= self.liking(endpoint);
+            other != endpoint && as_wished && place.admin == Admin::Enabled && place.health.eligible() && place.health.slow().is_none()
         };
         let reason = place.health.slow_reason().filter(|_| wanted && self.order().any(good))?;
         Some(format!("{} is {reason}", place.config.name))

@@ -58,7 +58,7 @@ impl Failover {
         (self.liking(endpoint), endpoint)
     }
 
-    fn liking(&self, endpoint: EndpointId) -> Liking {
+    pub(super) fn liking(&self, endpoint: EndpointId) -> Liking {
         self.wishes.liking(&self.places[endpoint.index()].config)
     }
 

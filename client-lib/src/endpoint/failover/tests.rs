@@ -5,6 +5,7 @@ use crate::config::{HealthSettings, OnSlow, Probe};
 use crate::delivery::Phase;
 use crate::endpoint::fixture;
 use crate::endpoint::health::{Answers, State};
+use crate::endpoint::wishes::Shift;
 use crate::keys::Protocol;
 
 pub(super) const A: EndpointId = EndpointId(0);
@@ -549,4 +550,16 @@ fn probes_that_are_slow_keep_it_away_until_they_are_fast() {
     assert_eq!(b.active(), Some(B), "hold-down");
     b.good_for(40);
     assert_eq!(b.active(), Some(A));
+}
+
+#[test]
+fn where_people_shifted_to_is_not_left_for_being_slow() {
+    let mut b = leaving(&["a", "b"]);
+    b.good_for(60);
+    let (reason, by) = ("maintenance".into(), "somebody".into());
+    let shift = Shift { to: "b".into(), reason, by, since: 0, until: 3_600_000, site: None, forced: false };
+    b.machine.begin_shift(shift, b.now).expect("b is healthy");
+    assert_eq!(b.active(), Some(B));
+    b.answers(B, Answers::Messages, 3_000);
+    assert_eq!(b.active(), Some(B));
 }

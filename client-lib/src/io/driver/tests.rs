@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::config::{Destination, SpoolSettings};
+use crate::delivery::standby::Refusal;
 use crate::endpoint::fixture;
 use crate::event::Event;
 use crate::io::disk::Directory;
-use crate::keys::{Keys, Protocol};
+use crate::keys::{Key, Keys, Protocol};
 use crate::spool::{Addressee, Content, Draft, Lane};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -27,12 +28,16 @@ struct Fake {
     began: AtomicU64,
     delivered: Mutex<Vec<(u64, u16)>>,
     probes: AtomicU64,
+    /// Rehearsals find that these kinds are refused; and what was rehearsed last.
+    refuses: Mutex<Vec<&'static str>>,
+    rehearsed: Mutex<Vec<Kind>>,
 }
 
 impl Fake {
     fn new(manner: Manner) -> Arc<Self> {
         let (let_go, began, probes) = (Semaphore::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { manner: Mutex::new(manner), let_go, began, delivered: Mutex::default(), probes })
+        let (refuses, rehearsed) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { manner: Mutex::new(manner), let_go, began, delivered: Mutex::default(), probes, refuses, rehearsed })
     }
 
     fn becomes(&self, manner: Manner) {
@@ -65,6 +70,13 @@ impl Courier for Way {
     fn probe(&self, _: EndpointId, _: bool) -> Boxed<Result<Duration, ProbeFailure>> {
         self.0.probes.fetch_add(1, Ordering::AcqRel);
         Box::pin(async { Ok(Duration::ZERO) })
+    }
+    fn rehearse(&self, endpoint: EndpointId, kinds: Vec<Kind>, _: Duration) -> Boxed<Rehearsed> {
+        assert_eq!(endpoint.0, 1, "the active one is not rehearsed with");
+        let refuses = self.0.refuses.lock().unwrap().clone();
+        let refusals = kinds.iter().filter(|kind| refuses.contains(&kind.sop_class.as_str())).cloned().map(Refusal::Class).collect();
+        *self.0.rehearsed.lock().unwrap() = kinds;
+        Box::pin(async move { Ok(refusals) })
     }
     fn drain(&self, _: EndpointId) {}
     fn connected(&self, _: EndpointId) -> Vec<SocketAddr> {
@@ -298,4 +310,42 @@ async fn the_watchdog_finds_what_nobody_said() {
     }
     assert!(bench.alarms("nothing had said so") >= 1);
     assert_eq!(driver.id(), bench.id);
+}
+
+const MG: &str = "1.2.840.10008.5.1.4.1.1.1.2";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_would_refuse_is_told_once_and_what_was_seen_is_remembered() {
+    let bench = Bench::new();
+    let fake = Fake::new(Manner::Good);
+    fake.refuses.lock().unwrap().push(MG);
+    let mut d = there();
+    for endpoint in &mut d.endpoints {
+        let health = config::HealthSettings { rehearse: Duration::from_millis(20), ..endpoint.health.clone() };
+        *endpoint = Arc::new(config::Endpoint { health, ..(**endpoint).clone() });
+    }
+    let driver = bench.drive(d.clone(), &fake);
+    let mut keys = Keys::new();
+    for (key, value) in [(Key::SopClass, MG), (Key::TransferSyntax, "1.2.840.10008.1.2.1"), (Key::Modality, "MG")] {
+        keys.set(key, value.as_bytes());
+    }
+    let addressees = vec![Addressee { destination: bench.id, lane: Lane::Own }];
+    let draft = Draft { keys, content: Content::Whole(Bytes::from_static(b"image")), accepted_at: 1, addressees, fingerprint: None };
+    let _receipt = bench.committer.commit(draft).await.unwrap();
+    let standby = |driver: &Driver| driver.status().endpoints[1].clone();
+    bench.until("it is found out", || standby(&driver).ready == Some(false)).await;
+    let seen = standby(&driver);
+    assert_eq!((seen.health, seen.degraded.len()), ("degraded", 1));
+    assert!(seen.degraded[0].starts_with("would refuse MG (Digital Mammography"), "{seen:?}");
+    assert!(!driver.status().is_ok());
+    assert_eq!(bench.alarms("endpoint b is degraded: would refuse MG"), 1);
+    bench.until("it is remembered", || bench.committer.spool().remembered().iter().any(|(name, _)| name == "seen/there")).await;
+    // The next run of the process begins with what this one has seen.
+    let next = Fake::new(Manner::Good);
+    let again = bench.drive(d, &next);
+    bench.until("it is rehearsed without traffic", || next.rehearsed.lock().unwrap().iter().any(|kind| kind.sop_class == MG)).await;
+    assert_eq!(standby(&again).ready, Some(true));
+    fake.refuses.lock().unwrap().clear();
+    bench.until("it is over", || standby(&driver).ready == Some(true)).await;
+    assert!(standby(&driver).degraded.is_empty());
 }
