@@ -77,7 +77,7 @@ impl Pace {
             (None, true) => 1,
             (None, false) => LEARN_ONE_OF,
         };
-        if self.seen % one_of == 0 {
+        if self.seen.is_multiple_of(one_of) {
             keep(&mut self.usual, sample, USUAL);
         }
         changed
