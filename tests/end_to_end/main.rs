@@ -16,6 +16,7 @@ mod hl7_identity;
 mod hostile;
 mod intake;
 mod kill;
+mod names;
 mod operations;
 mod peers_direct;
 mod power_loss;

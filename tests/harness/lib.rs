@@ -1,4 +1,4 @@
-//! The test harness: gateways as processes, real peers (DCMTK, Orthanc, GDCM, dicom-rs, pynetdicom, python-hl7, hl7apy, node-hl7), scripted peers written
+//! The test harness: gateways as processes, real peers (DCMTK, Orthanc, GDCM, dicom-rs, pynetdicom, python-hl7, hl7apy, node-hl7, BIND 9), scripted peers written
 //! here from the standards alone (so that they share no mistake with the product), file systems that can lose power, networks that swallow packets.
 //! Rules: no sleeping for luck: every wait is for a condition and has a deadline; every process started here ends with its test; a test that cannot
 //! run on this machine (mounting needs root) says so in a file that `tests/run` prints, and nowhere is anything skipped silently.
@@ -9,6 +9,7 @@
 pub mod config;
 pub mod dicom;
 pub mod dicom_scp;
+pub mod dns;
 pub mod faulty_disk;
 pub mod gateway;
 pub mod http;
