@@ -294,7 +294,7 @@ pub struct Endpoint {
     pub port: u16,
     /// Whether it stands for one endpoint or for a pool.
     pub finding: Finding,
-    /// Among endpoints that take turns, those of the lowest tier that has a good one get the traffic (the priority of an SRV record).
+    /// The priority of an SRV record, else 0: among the records of a name, those of the lowest tier that has a good one take turns.
     pub tier: u16,
     /// Called AE title (DICOM).
     pub ae_title: String,

@@ -4,10 +4,12 @@
 
 use super::endpoint::endpoints;
 use super::health::{default_health, read_health};
-use super::read::{Reading, Section, Text};
+use super::read::{Reading, Section, Text, TlsUse};
 use super::shapes::CLIENT;
 use super::window::{Window, time_of_day};
-use super::{Ambiguous, CallingAe, Destination, Finding, LaneRule, NameServer, Names, OnAe, Ordering, Policy, SpoolSettings, Transport};
+use super::{
+    Ambiguous, CallingAe, Destination, Finding, LaneRule, NameServer, Names, OnAe, Ordering, Policy, SpoolSettings, TlsClient, Transport, Verify,
+};
 use crate::keys::Protocol;
 use crate::limits;
 use std::net::{IpAddr, SocketAddr};
@@ -44,7 +46,8 @@ pub fn names(section: Option<&Section<'_>>) -> Names {
     }
     let ca = section.text("ca").map(|text| {
         let path = section.reading().path(&text.value);
-        section.reading().file(text.span, path.clone());
+        let settings = TlsClient { ca: Some(path.clone()), identity: None, server_name: None, verify: Verify::Full };
+        section.reading().tls(text.span, TlsUse::Client(settings, "localhost".to_owned()));
         path
     });
     let encrypted = servers.iter().any(|server| matches!(server.transport, Transport::Tls(_)));
@@ -334,7 +337,7 @@ pub fn read_client(reading: Reading<'_>) -> Result<ClientSettings, Vec<super::Co
 mod tests {
     use super::super::shape::Default;
     use super::super::shapes::HEALTH;
-    use super::super::{HealthSettings, Probe, Verify};
+    use super::super::{HealthSettings, Probe};
     use super::*;
     use std::path::Path;
     use std::time::Duration;

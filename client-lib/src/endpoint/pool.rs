@@ -62,6 +62,12 @@ pub fn expanded(configured: &Destination, known: impl Fn(usize, &Endpoint) -> Kn
     (Destination { endpoints, ..configured.clone() }, left_out)
 }
 
+/// Whether both are records of one pool, and the first is of a better priority.
+#[must_use]
+pub fn outranks(one: &Endpoint, other: &Endpoint) -> bool {
+    one.tier < other.tier && origin(&one.name) == origin(&other.name)
+}
+
 /// The configured endpoint's name that a member's name begins with. Configured names have no `@`.
 #[must_use]
 pub fn origin(name: &str) -> &str {

@@ -3,6 +3,7 @@
 use super::{Change, Failover, Stall};
 use crate::config::Policy;
 use crate::endpoint::Admin;
+use crate::endpoint::pool::outranks;
 use crate::endpoint::sites::Whereabouts;
 use crate::endpoint::wishes::Liking;
 use crate::ids::EndpointId;
@@ -170,9 +171,10 @@ impl Failover {
             (Policy::Failover, _) => serving.truncate(1),
             (_, Some(best)) => {
                 serving.retain(|e| self.liking(*e) == best);
-                let tier = |e: &EndpointId| self.places[e.index()].config.tier;
-                let lowest = serving.iter().map(tier).min();
-                serving.retain(|e| Some(tier(e)) == lowest);
+                // SRV records of a lower preference wait until the better ones of their name are away.
+                let config = |e: &EndpointId| &self.places[e.index()].config;
+                let better = |e: &EndpointId| serving.iter().any(|other| outranks(config(other), config(e)));
+                serving = serving.iter().copied().filter(|e| !better(e)).collect();
             }
             (_, None) => {}
         }

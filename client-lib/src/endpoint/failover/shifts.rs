@@ -261,16 +261,19 @@ fn lanes_keep_to_weights_and_few_of_them_move() {
 }
 
 #[test]
-fn of_those_that_take_turns_the_lowest_tier_serves() {
-    let mut b = Bench::new(&["a", "b", "c"], |d| {
+fn of_the_records_of_a_pool_that_take_turns_the_lowest_tier_serves() {
+    let mut b = Bench::new(&["pool@a", "pool@b", "pool@c", "d"], |d| {
         d.policy = Policy::RoundRobin;
-        Arc::make_mut(&mut d.endpoints[2]).tier = 10;
+        for (endpoint, tier) in d.endpoints.iter_mut().zip([10, 10, 20, 0]) {
+            Arc::make_mut(endpoint).tier = tier;
+        }
     });
-    assert_eq!(active(&b), [A, B]);
+    let d = EndpointId(3);
+    assert_eq!(active(&b), [A, B, d], "a tier counts in its own pool alone");
     down(&mut b, A);
-    assert_eq!(active(&b), [B]);
+    assert_eq!(active(&b), [B, d]);
     down(&mut b, B);
-    assert_eq!(active(&b), [C]);
+    assert_eq!(active(&b), [C, d]);
 }
 
 #[test]
