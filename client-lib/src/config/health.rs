@@ -36,6 +36,8 @@ pub(super) fn read_health(table: &Section<'_>, above: &HealthSettings, protocol:
             table.pointless(key, &format!("without `probe = \"{of}\"`"));
         }
     }
+    // What means nothing here is checked all the same.
+    let _ = (table.text("url"), table.text("ca"), table.duration_if("store_interval"), table.flag("look_up"));
     HealthSettings {
         probe,
         interval: if table.has("interval") { table.duration("interval") } else { above.interval },
