@@ -96,8 +96,10 @@ impl Sites {
         for coupled in &mut self.sites {
             coupled.look(seen, &mut self.told);
         }
+        // What was told to a destination that is gone is not known to one of its name that comes later.
+        self.given.retain(|destination, _| seen.contains_key(destination));
         let followers: Vec<Arc<str>> = self.sites.iter().flat_map(|c| c.site.followers.iter().cloned()).collect();
-        for destination in followers.iter().chain(self.given.keys()) {
+        for destination in followers.iter().chain(self.given.keys()).filter(|destination| seen.contains_key(*destination)) {
             let left = |c: &&Coupled| c.left.is_some() && c.site.followers.contains(destination);
             let follow = self.sites.iter().find(left).and_then(|c| c.left.clone());
             if self.given.get(destination) != follow.as_ref() {
@@ -302,6 +304,16 @@ mod tests {
         assert_eq!(b.with("pacs", &["south"]), "pacs:south ris:south");
         assert_eq!(b.with("pacs", &[]), "pacs:- ris:south");
         assert!(b.orders.len() == 1, "{:?}", b.orders);
+    }
+
+    #[test]
+    fn a_destination_that_comes_back_into_the_configuration_is_told_again() {
+        let mut b = Bench::new(&[site("north", &["pacs"], &["ris"], false)], &["pacs", "ris"]);
+        b.with("pacs", &["south"]);
+        b.good.remove("ris");
+        b.follows.clear();
+        assert_eq!(b.with("pacs", &["south"]), "pacs:south");
+        assert_eq!(b.with("ris", &["north", "south"]), "pacs:south ris:south");
     }
 
     #[test]

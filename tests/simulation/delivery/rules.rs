@@ -575,3 +575,19 @@ fn new_settings_and_a_canary_end_the_waits_that_have_lost_their_reason() {
     assert_eq!((world.endpoints_of(id).as_str(), world.active().as_str()), ("aba", "a"));
     world.check();
 }
+
+#[test]
+fn a_primary_that_flaps_is_left_once_per_hold_down_at_most() {
+    let mut world = hl7(&["a", "b"], |_| ());
+    for n in 0..200 {
+        world.becomes(A, if n % 2 == 0 { Mode::Refuse } else { Mode::Good });
+        world.commit_many(5);
+        world.run_for(seconds(3));
+    }
+    world.becomes(A, Mode::Good);
+    world.run_until_done(minutes(10));
+    world.check();
+    let left = world.moves.iter().filter(|m| m.from.as_deref() == Some("a") && m.to.is_some()).count();
+    assert!(left <= 600 / 30 + 1, "left {left} times in 10 min with a hold-down of 30 s");
+    assert!(world.alarms("eligible", true) == 0 && world.events.len() < 200 * 5 * 4, "steady delivery, no storm: {} events", world.events.len());
+}
