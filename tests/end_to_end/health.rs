@@ -71,9 +71,9 @@ fn a_frozen_peer_is_found_by_the_application_probe_without_traffic() {
     becomes(&gateway, "pacs", "primary", "up", "probes are good");
     primary.process.freeze();
     becomes(&gateway, "pacs", "primary", "down", "did not answer the association request in time");
-    gateway.becomes_active("pacs", "secondary", 20);
+    gateway.becomes_active("pacs", "secondary", 60);
     primary.process.thaw();
-    gateway.becomes_active("pacs", "primary", 30);
+    gateway.becomes_active("pacs", "primary", 60);
 }
 
 #[test]
@@ -97,15 +97,15 @@ fn an_http_probe_goes_by_the_status_and_proves_nothing_of_the_way_of_messages() 
     becomes(&gateway, "ris", "primary", "up", "probes are good");
     world.write("status", "503");
     becomes(&gateway, "ris", "primary", "down", "answered 503");
-    gateway.becomes_active("ris", "secondary", 20);
+    gateway.becomes_active("ris", "secondary", 60);
     world.write("status", "204");
-    gateway.becomes_active("ris", "primary", 30);
+    gateway.becomes_active("ris", "primary", 60);
     // Nobody takes messages, and the URL says all is well: the return goes by one envelope, and fails.
     primary.shut();
     let mut client = Client::connect(loopback(port)).unwrap();
     assert!(client.send(&synthetic::small("A1")).unwrap().positive());
     gateway.drained("ris", 20);
-    gateway.becomes_active("ris", "secondary", 20);
+    gateway.becomes_active("ris", "secondary", 60);
     assert!(stays(3_000, || gateway.active("ris") == ["secondary"]), "back by a URL: {:?}", gateway.destination("ris"));
     assert_eq!(secondary.ids(), ["A1"]);
 }
@@ -252,7 +252,7 @@ fn a_slow_primary_is_degraded_and_left_and_returned_to() {
     send("A");
     gateway.drained("ris", 20);
     slow.store(true, Ordering::SeqCst);
-    until("the destination leaves the slow primary", 90, || {
+    until("the destination leaves the slow primary", 150, || {
         send("B");
         std::thread::sleep(Duration::from_millis(300)); // a trickle: what is measured is the receiver
         gateway.active("ris") == ["secondary"]

@@ -87,7 +87,7 @@ impl Failover {
         self.drop_lost_shift(now);
         let why = self.shift().map_or_else(|| "first of the list".to_owned(), |(s, _)| format!("{} wished by {}: {}", s.to, s.by, s.reason));
         self.review(now, why.clone());
-        if self.active.first().is_some() {
+        if !self.active.is_empty() {
             self.reason = why;
         }
     }
