@@ -47,7 +47,7 @@ fn the_c_header_has_every_function_and_no_other() {
 #[test]
 fn every_test_file_is_part_of_its_binary() {
     let mut findings = Vec::new();
-    for kind in ["conformance", "simulation", "end_to_end", "tidy"] {
+    for kind in ["conformance", "simulation", "end_to_end", "tidy", "c_abi"] {
         let main = read(&format!("tests/{kind}/main.rs"));
         for (name, _) in files(&[".rs"]) {
             let Some(stem) = name.strip_prefix(&format!("tests/{kind}/")).and_then(|n| n.strip_suffix(".rs")) else { continue };
@@ -67,6 +67,7 @@ fn the_documents_of_the_map_are_there() {
         "docs/operating.md",
         "docs/spool-format.md",
         "docs/configuration.md",
+        "docs/c-api.md",
         "docs/conformance/dicom.md",
         "docs/conformance/hl7.md",
         "deploy/everpost.example.toml",

@@ -85,9 +85,10 @@ use stack::{Quiet, is_roomy};
 use std::future::Future;
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::thread::JoinHandleExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -115,7 +116,8 @@ pub struct Client {
     running: RwLock<Option<Arc<Running>>>,
     mailbox: Arc<Mailbox>,
     callers: Mutex<Vec<JoinHandle<()>>>,
-    caller_ids: Vec<ThreadId>,
+    /// Their numbers with the system: asking Rust for the present thread's would leave something behind in the host's.
+    caller_ids: Vec<libc::pthread_t>,
     log: Option<Arc<Mailbox>>,
     process: u32,
 }
@@ -170,7 +172,7 @@ impl Client {
     /// # Errors
     /// As `open`.
     pub fn open_with(settings: &Settings, on_report: Option<OnReport>, on_log: Option<OnReport>) -> Result<Client, ClientError> {
-        roomy(|| {
+        stack::elsewhere(|| {
             let read = settings.read()?;
             let data_dir = settings.data_dir(&read)?;
             let _quiet = Quiet::all();
@@ -201,7 +203,7 @@ impl Client {
             }
         };
         let thread = thread::Builder::new().name("everpost-calls".to_owned()).spawn(run).map_err(no_thread)?;
-        self.caller_ids.push(thread.thread().id());
+        self.caller_ids.push(thread.as_pthread_t());
         lock(&self.callers).push(thread);
         Ok(())
     }
@@ -211,7 +213,9 @@ impl Client {
     /// `Argument` on a thread that calls back; `Forked`.
     pub fn may_close(&self) -> Result<(), ClientError> {
         self.check()?;
-        if self.caller_ids.contains(&thread::current().id()) {
+        // SAFETY: asks for the present thread's number; nothing can go wrong.
+        let here = unsafe { libc::pthread_self() };
+        if self.caller_ids.contains(&here) {
             return Err(ClientError::Argument("close cannot be called by a callback: it waits for the callback's end".to_owned()));
         }
         Ok(())
@@ -394,7 +398,7 @@ impl Client {
     /// repeated work.
     pub fn close(&self, within: Duration) -> Result<u64, ClientError> {
         self.may_close()?;
-        roomy(|| {
+        stack::elsewhere(|| {
             let taken = self.running.write().unwrap_or_else(PoisonError::into_inner).take();
             let running = taken.ok_or(ClientError::Closed)?;
             let until = Instant::now() + within.min(FOREVER);

@@ -112,7 +112,7 @@ impl Driver {
         wishes: Wishes,
     ) -> Driver {
         let mut engine = Engine::new(destination, fastrand::u64(..), now().at);
-        engine.keep_zone(jiff::tz::TimeZone::system());
+        keep_zone(&mut engine);
         engine.restore(wishes, now());
         let pools_known = courier.pools_known(Instant::now() + POOL_KNOWN);
         let name = format!("{SEEN}{}", engine.destination().name);
@@ -326,6 +326,13 @@ impl Drop for Trip {
     }
 }
 
+/// The system's time zone, for whom it matters: what knows it stays in the process for good, and a host program need not have it for nothing.
+fn keep_zone(engine: &mut Engine) {
+    if engine.destination().failback_window.is_some() {
+        engine.keep_zone(jiff::tz::TimeZone::system());
+    }
+}
+
 /// Work for a task of its own.
 enum Job {
     Attempt { courier: Arc<dyn Courier>, order: Order, synced: Option<Arc<str>> },
@@ -364,6 +371,7 @@ impl Shared {
         // What the engine asked for under the old settings names old endpoints: done before they change.
         self.perform(core);
         core.engine.reconfigure(destination, now());
+        keep_zone(&mut core.engine);
         courier.tell_to(&self.renamed);
         core.courier = courier;
         core.generation += 1;

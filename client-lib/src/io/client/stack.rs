@@ -46,9 +46,11 @@ fn stack() -> (usize, usize) {
 
 /// Runs work here, or on a thread with room.
 pub(crate) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    if is_roomy() {
-        return work();
-    }
+    if is_roomy() { work() } else { elsewhere(work) }
+}
+
+/// Runs work on a thread of its own. What it leaves behind in that thread goes with it; in the host's it would stay, and look like a leak.
+pub(super) fn elsewhere<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let quiet = Quiet::all();
         let run = std::thread::Builder::new().name("everpost-call".to_owned()).stack_size(OWN_STACK).spawn_scoped(scope, work);
