@@ -51,16 +51,16 @@ pub(crate) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 /// Runs work on a thread of its own. What it leaves behind in that thread goes with it; in the host's it would stay, and look like a leak.
 pub(super) fn elsewhere<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let quiet = Quiet::all();
-        let run = std::thread::Builder::new().name("everpost-call".to_owned()).stack_size(OWN_STACK).spawn_scoped(scope, work);
-        drop(quiet);
-        match run.map(std::thread::ScopedJoinHandle::join) {
-            Ok(Ok(done)) => done,
-            Ok(Err(panic)) => std::panic::resume_unwind(panic),
-            Err(error) => std::panic::panic_any(format!("no thread: {error}")),
-        }
-    })
+    let quiet = Quiet::all();
+    let thread = std::thread::Builder::new().name("everpost-call".to_owned()).stack_size(OWN_STACK);
+    // SAFETY: the thread is joined before anything that it borrows goes. (`std::thread::scope` would leave something behind in the host's thread.)
+    let run = unsafe { thread.spawn_unchecked(work) };
+    drop(quiet);
+    match run.map(std::thread::JoinHandle::join) {
+        Ok(Ok(done)) => done,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(error) => std::panic::panic_any(format!("no thread: {error}")),
+    }
 }
 
 /// Signals held back on this thread while it lives. Threads made meanwhile hold them back for ever.
