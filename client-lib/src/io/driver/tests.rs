@@ -251,7 +251,7 @@ async fn stop_lets_attempts_end_and_abort_cuts_them() {
     bench.until("four at a time", || fake.began.load(Ordering::Acquire) == 4).await;
     bench.stopper.stop();
     fake.let_go.add_permits(1);
-    bench.until("one ends", || fake.delivered().len() == 1).await;
+    bench.until("one ends, and the driver knows", || fake.delivered().len() == 1 && driver.status().in_flight == 3).await;
     let early = tokio::time::timeout(Duration::from_millis(50), driver.finished()).await;
     assert!(early.is_err(), "three are still under way");
     driver.abort();
