@@ -378,6 +378,10 @@ pub struct Destination {
     pub idle_release: Duration,
     /// In order of preference, at least one.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// On failover, what the endpoint that was left had answered within this time before its last answer goes to the other one too. Default 0: off.
+    pub replay_window: Duration,
+    /// Before its return an endpoint gets what others had answered meanwhile (`resync = "outage"`). Default false.
+    pub resync: bool,
     /// Keys taken from the file that this version reads and checks but does not act on; `check` and the log say so.
     pub not_acting: Vec<String>,
 }

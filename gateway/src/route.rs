@@ -75,6 +75,8 @@ pub struct Route {
     pub when: Vec<(Key, Vec<Pattern>)>,
     /// Only if no other route matched.
     pub default: bool,
+    /// Its messages go before others where the order allows.
+    pub stat: bool,
 }
 
 impl Route {
@@ -111,20 +113,22 @@ impl Routes {
         Routes { routes, destinations }
     }
 
-    /// Where a message goes, each destination once; empty: nowhere. The listener's name stands in `keys`.
+    /// Where a message goes, each destination once, stat if one of the routes that lead there is; empty: nowhere. The listener's name stands in `keys`.
     #[must_use]
     pub fn choose(&self, keys: &Keys, protocol: Protocol) -> Vec<Addressee> {
-        let mut chosen: Vec<usize> = Vec::new();
+        let mut chosen: Vec<(usize, bool)> = Vec::new();
         for place in self.matching(keys) {
-            for &to in &self.routes[place].1 {
-                if self.destinations[to].0.protocol == protocol && !chosen.contains(&to) {
-                    chosen.push(to);
+            let (route, destinations) = &self.routes[place];
+            for &to in destinations.iter().filter(|to| self.destinations[**to].0.protocol == protocol) {
+                match chosen.iter_mut().find(|(known, _)| *known == to) {
+                    Some((_, stat)) => *stat |= route.stat,
+                    None => chosen.push((to, route.stat)),
                 }
             }
         }
-        let addressee = |to: usize| {
+        let addressee = |(to, stat): (usize, bool)| {
             let (destination, id) = &self.destinations[to];
-            Addressee { destination: *id, lane: Lane::of(destination.ordering, keys) }
+            Addressee { destination: *id, lane: Lane::of(destination.ordering, keys), stat }
         };
         chosen.into_iter().map(addressee).collect()
     }
@@ -211,6 +215,8 @@ mod tests {
             convert: false,
             idle_release: Duration::ZERO,
             endpoints: Vec::new(),
+            replay_window: Duration::ZERO,
+            resync: false,
             not_acting: Vec::new(),
         })
     }
@@ -218,7 +224,7 @@ mod tests {
     fn route(from: &[&str], to: &[&str], when: &[(Key, &[&str])]) -> Route {
         let names = |names: &[&str]| names.iter().map(|&name| name.into()).collect();
         let patterns = |values: &[&str]| values.iter().map(|&value| Pattern(value.to_owned())).collect();
-        Route { from: names(from), to: names(to), when: when.iter().map(|(key, values)| (*key, patterns(values))).collect(), default: false }
+        Route { from: names(from), to: names(to), when: when.iter().map(|(key, values)| (*key, patterns(values))).collect(), default: false, stat: false }
     }
 
     fn default(mut route: Route) -> Route {

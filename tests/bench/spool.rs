@@ -37,7 +37,7 @@ fn draft(content: Content, to: DestinationId) -> Draft {
     ] {
         keys.set(key, value.as_bytes());
     }
-    let addressees = vec![Addressee { destination: to, lane: Lane::Key(0) }];
+    let addressees = vec![Addressee { destination: to, lane: Lane::Key(0), stat: false }];
     Draft { keys, content, accepted_at: 1, addressees, fingerprint: Some(fastrand::u64(..)) }
 }
 

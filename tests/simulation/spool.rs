@@ -24,7 +24,7 @@ fn open(dir: &Path) -> (Spool, Recovered) {
 pub fn draft(text: &[u8], to: &[(DestinationId, Lane)]) -> Draft {
     let mut keys = Keys::new();
     keys.set(Key::ControlId, text.get(..8.min(text.len())).unwrap_or_default());
-    let addressees = to.iter().map(|(destination, lane)| Addressee { destination: *destination, lane: *lane }).collect();
+    let addressees = to.iter().map(|(destination, lane)| Addressee { destination: *destination, lane: *lane, stat: false }).collect();
     Draft { keys, content: Content::Whole(Bytes::copy_from_slice(text)), accepted_at: 1_000, addressees, fingerprint: Some(7) }
 }
 

@@ -519,7 +519,7 @@ fn aged(disk: &FaultyDisk) -> (Open, BTreeMap<EnvelopeId, (State, Vec<u8>)>) {
             State::DeadLetter => one.spool.settle(id, Settlement::DeadLetter(attempt("AE"), LaneRule::Continue)).unwrap(),
             State::Deferred => one.spool.settle(id, Settlement::Deferred(attempt("AR"))).unwrap(),
             State::Delivered => one.spool.settle(id, Settlement::Delivered(attempt("AA"), Delivered::Ok)).unwrap(),
-            State::Ready | State::InFlight | State::Discarded => {}
+            State::Ready | State::InFlight | State::Discarded | State::ReplayEnded => {}
         }
         if state != State::Delivered {
             // A restart forgets flights and backoff.

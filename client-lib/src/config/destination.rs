@@ -203,6 +203,8 @@ fn destination(section: &Section<'_>) -> Destination {
         convert: section.flag("convert"),
         idle_release: section.duration("idle_release"),
         endpoints,
+        replay_window: section.duration("replay_window"),
+        resync: section.choice("resync") == Some("outage"),
         not_acting: section.not_acting(),
     }
 }
@@ -252,12 +254,10 @@ fn retry(section: &Section<'_>) -> (std::time::Duration, std::time::Duration) {
 
 /// Checks the forms of keys that do not act.
 fn checked_later(section: &Section<'_>) {
-    for key in ["replay_window", "rto", "rpo"] {
+    for key in ["rto", "rpo"] {
         let _ = section.duration_if(key);
     }
-    for key in ["resync", "reconcile"] {
-        let _ = section.choice(key);
-    }
+    let _ = section.choice("reconcile");
     if let Some(drill) = section.table("drill") {
         let _ = (drill.duration_if("every"), drill.choice("fault"));
         if let Some(text) = drill.text("at").filter(|text| time_of_day(&text.value).is_none()) {

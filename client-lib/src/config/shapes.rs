@@ -148,13 +148,18 @@ pub const DESTINATION: Shape = Shape {
         field("after_hold", Kind::Choice(&["stop", "continue"]), Default::Value("stop"), "the same for a held one"),
         field("reject_alarm", Kind::Duration("1s", "30d"), Default::Value("1h"), "how long refusals are retried before an alarm"),
         field("retry", Kind::Table(&RETRY), Default::Depends("see there"), "delays between attempts"),
-        later(
+        field(
             "replay_window",
             Kind::Duration("0s", "7d"),
             Default::Value("0s"),
             "on failover, what the old endpoint had answered within this time goes to the new one too; 0s: off",
         ),
-        later("resync", Kind::Choice(&["none", "outage"]), Default::Value("none"), "the same towards the old endpoint before the return"),
+        field(
+            "resync",
+            Kind::Choice(&["none", "outage"]),
+            Default::Value("none"),
+            "`outage`: before its return an endpoint gets what others had answered since it was left, and what it may have lost",
+        ),
         later("reconcile", Kind::Choice(&["none", "query"]), Default::Value("none"), "whether the receiver is asked what it has"),
         field(
             "answers",

@@ -161,6 +161,8 @@ pub(crate) mod fixture {
             convert: false,
             idle_release: Duration::from_secs(10),
             endpoints: names.iter().map(endpoint).collect(),
+            replay_window: Duration::ZERO,
+            resync: false,
             not_acting: Vec::new(),
         }
     }

@@ -73,6 +73,8 @@ fn destination(peer: &Peer) -> Destination {
         convert: false,
         idle_release: Duration::from_secs(10),
         endpoints: vec![Arc::new(endpoint)],
+        replay_window: Duration::ZERO,
+        resync: false,
         not_acting: Vec::new(),
     }
 }
@@ -106,7 +108,7 @@ impl Rig {
         keys.set(Key::Priority, &[2, 0]);
         keys.set(Key::MoveOriginatorAe, b"MOVER");
         keys.set(Key::MoveOriginatorId, &[7, 1]);
-        let addressees = vec![Addressee { destination: self.destination, lane: Lane::Own }];
+        let addressees = vec![Addressee { destination: self.destination, lane: Lane::Own, stat: false }];
         let content = Content::Whole(content.to_vec().into());
         let _receipt = self.spool.commit(Draft { keys, content, accepted_at: 0, addressees, fingerprint: None }).unwrap();
     }

@@ -82,7 +82,7 @@ impl Bench {
         let mut keys = Keys::new();
         keys.set(Key::ControlId, id.as_bytes());
         let destination = self.spool.destination("ris").unwrap();
-        let addressees = vec![Addressee { destination, lane: Lane::Own }];
+        let addressees = vec![Addressee { destination, lane: Lane::Own, stat: false }];
         let draft = Draft { keys, content: Content::Whole(content.into()), accepted_at: 0, addressees, fingerprint: None };
         let receipt = self.spool.commit(draft).unwrap();
         let envelope = self.spool.take(destination).unwrap().unwrap();

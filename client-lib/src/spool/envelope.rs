@@ -17,6 +17,22 @@ pub struct Addressee {
     pub destination: DestinationId,
     /// Which envelopes it must not overtake.
     pub lane: Lane,
+    /// It goes before others where its lane allows (`priority = "stat"`).
+    pub stat: bool,
+}
+
+/// What is wanted of a destination's envelopes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Take {
+    /// Messages that wait.
+    pub messages: bool,
+    /// Replays that wait.
+    pub replays: bool,
+}
+
+impl Take {
+    /// Whatever is next.
+    pub const ANY: Take = Take { messages: true, replays: true };
 }
 
 /// Which envelopes of a destination must keep their order.
@@ -113,6 +129,8 @@ pub enum Settlement {
     Held(AttemptRecord, LaneRule),
     /// A note in its story that changes nothing (a second answer in enhanced mode).
     Note(AttemptRecord),
+    /// A replay ends undelivered: the endpoint refused it. The message it repeats had been answered before.
+    ReplayEnded(AttemptRecord),
 }
 
 /// An operator's decision on an envelope.
@@ -148,6 +166,8 @@ pub enum State {
     DeadLetter,
     /// Ended by an operator. Only a story says so; no list has it.
     Discarded,
+    /// A replay that was refused, or withdrawn because something else came. Only a story says so; no list has it.
+    ReplayEnded,
 }
 
 impl State {
@@ -162,6 +182,7 @@ impl State {
             State::Delivered => "delivered",
             State::DeadLetter => "dead-letter",
             State::Discarded => "discarded",
+            State::ReplayEnded => "replay-ended",
         }
     }
 }
@@ -181,7 +202,9 @@ pub struct Counts {
     pub ambiguous: u64,
     /// Dead letters.
     pub dead_letter: u64,
-    /// Acceptance time of the oldest one that still has to be delivered (dead letters and held ones not counted).
+    /// Of all waiting ones: replays.
+    pub replays: u64,
+    /// Acceptance time of the oldest one that still has to be delivered (dead letters, held ones and replays not counted).
     pub oldest: Option<UnixMillis>,
 }
 
@@ -198,6 +221,8 @@ pub struct EnvelopeView {
     pub last: Option<AttemptRecord>,
     /// When and why an operator discarded it. `None` in state `Discarded`: that is no longer known.
     pub discarded: Option<Discarded>,
+    /// The envelope it repeats, if it is a replay.
+    pub replay_of: Option<EnvelopeId>,
 }
 
 /// An operator's end of an envelope.

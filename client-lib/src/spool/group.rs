@@ -48,6 +48,8 @@ pub(crate) enum Waiter {
 pub(crate) enum Effect {
     /// A new message.
     Message,
+    /// A replay of a message: its content is kept already.
+    Replay,
     /// A message record that was copied forward. `left`: its content's former extents, if that moved too. `to`: where the copies stand is told here.
     Moved { from: Position, left: Vec<Extent>, to: Arc<Mutex<HashMap<u64, Position>>> },
     /// A state; if it is the end of a message, with the content that nobody needs from then on.
@@ -382,6 +384,12 @@ impl Inner {
                     self.content.keep(&extents, accepted_at);
                     if let Some(fingerprint) = fingerprint {
                         lock(&self.recent).insert(fingerprint, message, at);
+                    }
+                }
+                (Entry::Message { id: message, seats, .. }, Effect::Replay) => {
+                    for seat in &seats {
+                        index.push(message + u64::from(seat.delta), at, seat);
+                        ready.insert(seat.destination);
                     }
                 }
                 (Entry::Message { id: message, seats, extents, accepted_at, .. }, Effect::Moved { from, left, to }) => {

@@ -102,7 +102,7 @@ impl StateRecord {
         }
     }
 
-    fn attempt(&self) -> Option<AttemptRecord> {
+    pub(crate) fn attempt(&self) -> Option<AttemptRecord> {
         (self.flags & ATTEMPT != 0).then_some(())?;
         Some(AttemptRecord {
             endpoint: Arc::clone(&self.endpoint),
@@ -141,7 +141,9 @@ impl Inner {
             None => (None, Position::NONE),
         };
         let last = fresh.map(|f| *f).or_else(|| if at == Position::NONE { None } else { self.read_state(at) });
-        EnvelopeView { envelope, destination: self.name(destination), state: place.state, last: last.and_then(|l| l.attempt()), discarded: None }
+        let replay_of = stored.origin.as_ref().map(|o| EnvelopeId(o.envelope));
+        let last = last.and_then(|l| l.attempt());
+        EnvelopeView { envelope, destination: self.name(destination), state: place.state, last, discarded: None, replay_of }
     }
 
     pub(crate) fn list(
@@ -245,7 +247,8 @@ impl Inner {
     }
 
     fn past_view(&self, number: u64, id: u64, destination: DestinationId, lane: Lane, message: Message, state: Option<StateRecord>) -> EnvelopeView {
-        let stored = Stored { id, accepted_at: message.accepted_at, size: message.size, keys: message.keys, seats: Vec::new(), extents: Vec::new() };
+        let replay_of = message.origin.as_ref().map(|o| EnvelopeId(o.envelope));
+        let stored = Stored { id, accepted_at: message.accepted_at, size: message.size, keys: message.keys, origin: message.origin, ..nothing() };
         let mut envelope = self.envelope(number, destination, lane, &stored);
         if let Some(state) = &state {
             envelope.attempts = state.attempts;
@@ -253,10 +256,15 @@ impl Inner {
             envelope.out_of_order = state.flags & OUT_OF_ORDER != 0;
         }
         let ended_by = state.as_ref().filter(|s| s.code == Code::Discarded);
-        let now = ended_by.map_or(State::Delivered, |_| State::Discarded);
+        let now = match &state {
+            // Neither waiting nor ended: withdrawn with its order.
+            None if replay_of.is_some() => State::ReplayEnded,
+            Some(s) if s.code == Code::ReplayEnded => State::ReplayEnded,
+            _ => ended_by.map_or(State::Delivered, |_| State::Discarded),
+        };
         let discarded = ended_by.filter(|s| !s.text.is_empty()).map(|s| Discarded { at: s.at, reason: s.text.clone() });
         let last = state.and_then(|s| s.attempt());
-        EnvelopeView { envelope, destination: self.name(destination), state: now, last, discarded }
+        EnvelopeView { envelope, destination: self.name(destination), state: now, last, discarded, replay_of }
     }
 
     pub(crate) fn story(&self, id: EnvelopeId) -> Result<(EnvelopeView, Vec<AttemptRecord>), SpoolError> {
@@ -282,10 +290,13 @@ impl Inner {
             return Ok((self.view(id.0, destination, place, &stored), attempts));
         }
         // An end said again later says less.
-        let end = states.into_iter().find(|s| s.code.terminal()).ok_or(SpoolError::NotWaiting(id))?;
+        let end = states.into_iter().find(|s| s.code.terminal());
         let (at, message_id, destination, lane) = message.ok_or(SpoolError::NotWaiting(id))?;
         let (_, message, _) = self.read_message(at)?.ok_or(SpoolError::Damaged { message: MessageId(message_id), offset: 0 })?;
-        let mut view = self.past_view(id.0, message_id, destination, lane, message, Some(end));
+        if end.is_none() && message.origin.is_none() {
+            return Err(SpoolError::NotWaiting(id));
+        }
+        let mut view = self.past_view(id.0, message_id, destination, lane, message, end);
         if view.state == State::Discarded {
             // The record of the decision tells of no attempt.
             view.last = attempts.last().cloned();
@@ -343,5 +354,5 @@ impl Inner {
 
 /// Stands for a message whose record cannot be read.
 fn nothing() -> Stored {
-    Stored { id: 0, accepted_at: UnixMillis::default(), size: 0, keys: Arc::default(), seats: Vec::new(), extents: Vec::new() }
+    Stored { id: 0, accepted_at: UnixMillis::default(), size: 0, keys: Arc::default(), seats: Vec::new(), extents: Vec::new(), origin: None }
 }

@@ -6,9 +6,10 @@
 use crate::config::LaneRule;
 use crate::ids::DestinationId;
 use crate::keys::Keys;
-use crate::spool::envelope::{AttemptRecord, Counts, Settlement, State};
-use crate::spool::lanes::{Lanes, Place};
-use crate::spool::record::{AMBIGUOUS, ATTEMPT, Code, Extent, LEFT_LANE, OUT_OF_ORDER, Position, Seat, StateRecord};
+use crate::spool::envelope::{AttemptRecord, Counts, Settlement, State, Take};
+use crate::spool::lanes::Place;
+use crate::spool::queues::Queues;
+use crate::spool::record::{AMBIGUOUS, ATTEMPT, Code, Extent, LEFT_LANE, OUT_OF_ORDER, Origin, Position, Seat, StateRecord};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub(crate) struct Stored {
     pub(crate) keys: Arc<Keys>,
     pub(crate) seats: Vec<Seat>,
     pub(crate) extents: Vec<Extent>,
+    pub(crate) origin: Option<Origin>,
 }
 
 /// An envelope in flight.
@@ -50,12 +52,14 @@ pub(crate) struct Detail {
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
     pub(crate) extents: Vec<Extent>,
+    /// The extents of its message, whoever else needs them.
+    pub(crate) all_extents: Vec<Extent>,
 }
 
 /// See the head of the file.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    lanes: Vec<Lanes>,
+    lanes: Vec<Queues>,
     flights: HashMap<u64, Flight>,
     details: HashMap<u64, Detail>,
     /// Sets of endpoint names, interned: few differ. Number 0 is the empty one.
@@ -71,23 +75,23 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    fn lanes_mut(&mut self, destination: DestinationId) -> &mut Lanes {
+    pub(crate) fn lanes_mut(&mut self, destination: DestinationId) -> &mut Queues {
         let at = usize::from(destination.0);
         if self.lanes.len() <= at {
-            self.lanes.resize_with(at + 1, Lanes::default);
+            self.lanes.resize_with(at + 1, Queues::default);
             self.ambiguous.resize(at + 1, 0);
             self.oldest.resize(at + 1, (0, 0));
         }
         &mut self.lanes[at]
     }
 
-    pub(crate) fn lanes(&self, destination: DestinationId) -> Option<&Lanes> {
+    pub(crate) fn lanes(&self, destination: DestinationId) -> Option<&Queues> {
         self.lanes.get(usize::from(destination.0))
     }
 
     /// Adds a new envelope.
     pub(crate) fn push(&mut self, number: u64, at: Position, seat: &Seat) {
-        self.lanes_mut(seat.destination).push(number, at, seat.lane, State::Ready);
+        self.lanes_mut(seat.destination).push(number, at, seat, State::Ready);
         *self.live.entry(at.generation()).or_default() += 1;
     }
 
@@ -95,18 +99,18 @@ impl Index {
     pub(crate) fn push_recovered(&mut self, number: u64, at: Position, seat: &Seat, last: Option<(Position, u64, StateRecord)>) {
         *self.live.entry(at.generation()).or_default() += 1;
         let lanes = self.lanes_mut(seat.destination);
-        let Some((state_at, lsn, record)) = last else { return lanes.push(number, at, seat.lane, State::Ready) };
+        let Some((state_at, lsn, record)) = last else { return lanes.push(number, at, seat, State::Ready) };
         let state = match record.code {
             Code::DeadLetter => State::DeadLetter,
             Code::Held => State::Held,
             // Backoff does not outlive the process; a start without an end is ambiguous.
-            Code::Started | Code::Deferred | Code::Ready | Code::Note | Code::Delivered | Code::Discarded => State::Ready,
+            Code::Started | Code::Deferred | Code::Ready | Code::Note | Code::Delivered | Code::Discarded | Code::ReplayEnded => State::Ready,
         };
         let left = record.flags & LEFT_LANE != 0;
         if left {
-            lanes.push_aside(number, at, seat.lane, state);
+            lanes.push_aside(number, at, seat, state);
         } else {
-            lanes.push(number, at, seat.lane, state);
+            lanes.push(number, at, seat, state);
         }
         let mut names = record.ambiguous_at;
         if record.code == Code::Started && !names.contains(&record.endpoint) {
@@ -138,8 +142,8 @@ impl Index {
     }
 
     /// Takes the next envelope of a destination.
-    pub(crate) fn take(&mut self, destination: DestinationId) -> Option<(u64, Place)> {
-        self.lanes.get_mut(usize::from(destination.0))?.take()
+    pub(crate) fn take(&mut self, destination: DestinationId, want: Take) -> Option<(u64, Place)> {
+        self.lanes.get_mut(usize::from(destination.0))?.take(want)
     }
 
     /// Notes what was read of an envelope just taken.
@@ -227,6 +231,10 @@ impl Index {
                 fill(&mut record, attempt);
                 return Some((record, destination, None));
             }
+            Settlement::ReplayEnded(attempt) => {
+                record.code = Code::ReplayEnded;
+                (attempt, LaneRule::Stop)
+            }
         };
         fill(&mut record, attempt);
         record.attempts += 1;
@@ -252,7 +260,7 @@ impl Index {
             Code::Deferred => State::Deferred,
             Code::DeadLetter => State::DeadLetter,
             Code::Held => State::Held,
-            Code::Started | Code::Delivered | Code::Note | Code::Discarded | Code::Ready => State::Ready,
+            Code::Started | Code::Delivered | Code::Note | Code::Discarded | Code::Ready | Code::ReplayEnded => State::Ready,
         };
         if record.flags & LEFT_LANE != 0 {
             self.lanes_mut(destination).leave(number, state);
@@ -324,7 +332,8 @@ impl Index {
         }
         let Some(stored) = stored else { return Ended::default() };
         let waits = |seat: &Seat| self.lanes(seat.destination).is_some_and(|l| l.find(stored.id + u64::from(seat.delta)).is_some());
-        Ended { extents: if stored.extents.is_empty() || stored.seats.iter().any(waits) { Vec::new() } else { stored.extents.clone() } }
+        let needed = stored.extents.is_empty() || stored.seats.iter().any(waits);
+        Ended { extents: if needed { Vec::new() } else { stored.extents.clone() }, all_extents: stored.extents.clone() }
     }
 
     fn forget_live(&mut self, generation: u64) {
@@ -401,6 +410,7 @@ impl Index {
                 keys: Arc::clone(&s.keys),
                 seats: s.seats.clone(),
                 extents: extents.to_vec(),
+                origin: s.origin.clone(),
             });
         }
     }
@@ -416,13 +426,14 @@ impl Index {
             held: lanes.count(State::Held),
             ambiguous: self.ambiguous[at],
             dead_letter: lanes.count(State::DeadLetter),
+            replays: lanes.replays(),
             oldest: None,
         };
         if counts.ready + counts.in_flight + counts.deferred == 0 {
             return (counts, None);
         }
         let owed = |(_, place): &(u64, Place)| matches!(place.state, State::Ready | State::InFlight | State::Deferred);
-        let first = lanes.in_place_after(None).find(owed).into_iter().chain(lanes.aside_after(None).find(owed)).min_by_key(|(n, _)| *n);
+        let first = lanes.first_message(owed);
         let known = self.oldest[at];
         (counts, first.map(|(n, place)| (n, place.at, (known.0 == n).then_some(known.1))))
     }
@@ -436,7 +447,7 @@ impl Index {
 
     /// Waiting envelopes in all.
     pub(crate) fn waiting(&self) -> u64 {
-        self.lanes.iter().map(Lanes::len).sum()
+        self.lanes.iter().map(Queues::len).sum()
     }
 
     /// Destinations with waiting envelopes.

@@ -1,6 +1,7 @@
 //! Waiting envelopes of one destination, in order, with their lanes.
 //! Rules: an envelope is handed out when it is ready and nothing before it in its lane waits; among those the lowest number first. A barrier waits for
 //! all before it and stops all after it. Memory: 24 bytes for each waiting envelope, and 13 to 30 more for each lane with a key; ends are freed by chunks.
+//! `stat`: such an envelope, or the head of the lane in which it waits, goes before others; after `STAT_IN_A_ROW` of them one other goes.
 //! An envelope that left its lane (dead letter, held with `continue`) stands aside and re-enters, if ever, as a lane of its own.
 //! Errors: none; a number that is not here is `None`.
 
@@ -11,8 +12,12 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 
 /// Entries of one chunk: 6 KiB each.
 const CHUNK: u64 = 256;
-/// Bits of an entry that hold its number; the rest are state and lane.
+/// Bits of an entry that hold its number; the rest are state, lane and whether it is stat.
 const NUMBER_BITS: u32 = 56;
+/// The bit of a stat envelope, beside state (3 bits) and kind of lane (2 bits).
+const STAT: u8 = 0x20;
+/// Envelopes handed out before others in a row, before one of the others goes: four fifths of the way are theirs, and nobody starves.
+const STAT_IN_A_ROW: u32 = 4;
 
 const GONE: u8 = 0;
 
@@ -23,7 +28,7 @@ fn state_code(state: State) -> u8 {
         State::Deferred => 3,
         State::Held => 4,
         State::DeadLetter => 5,
-        State::Delivered | State::Discarded => GONE,
+        State::Delivered | State::Discarded | State::ReplayEnded => GONE,
     }
 }
 
@@ -61,24 +66,29 @@ impl Entry {
     }
 
     fn lane(&self) -> Lane {
-        match self.bits() >> 3 {
+        match self.bits() >> 3 & 3 {
             1 => Lane::Key(self.key),
             2 => Lane::Barrier,
             _ => Lane::Own,
         }
     }
 
+    fn stat(&self) -> bool {
+        self.bits() & STAT != 0
+    }
+
     fn set(&mut self, code: u8) {
         self.number_and_state = self.number() | u64::from(self.bits() & !7 | code) << NUMBER_BITS;
     }
 
-    fn new(number: u64, at: Position, lane: Lane, state: State) -> Self {
+    fn new(number: u64, at: Position, lane: Lane, stat: bool, state: State) -> Self {
         let (kind, key) = match lane {
             Lane::Own => (0, 0),
             Lane::Key(key) => (1, key),
             Lane::Barrier => (2, 0),
         };
-        Self { number_and_state: number | u64::from(kind << 3 | state_code(state)) << NUMBER_BITS, at, key, next: 0 }
+        let bits = kind << 3 | state_code(state) | if stat { STAT } else { 0 };
+        Self { number_and_state: number | u64::from(bits) << NUMBER_BITS, at, key, next: 0 }
     }
 }
 
@@ -106,6 +116,8 @@ pub(crate) struct Place {
     pub(crate) state: State,
     /// It stands aside, or came back from there.
     pub(crate) aside: bool,
+    /// It goes before others where its lane allows.
+    pub(crate) stat: bool,
 }
 
 /// See the head of the file.
@@ -123,6 +135,14 @@ pub(crate) struct Lanes {
     ready: BinaryHeap<Reverse<u64>>,
     /// Head and tail of each keyed lane, as the low halves of their tickets.
     lanes: HashMap<u32, (u32, u32)>,
+    /// Tickets of barriers that have not ended.
+    barriers: BTreeSet<u64>,
+    /// Stat envelopes waiting in each keyed lane.
+    stat_lanes: HashMap<u32, u32>,
+    /// Tickets that may go before others: stat ones without order, and heads of lanes in which one waits.
+    urgent: BinaryHeap<Reverse<u64>>,
+    /// Urgent ones handed out in a row.
+    urgent_row: u32,
     aside: BTreeMap<u64, Aside>,
     aside_ready: BTreeSet<u64>,
     counts: [u64; 6],
@@ -130,7 +150,7 @@ pub(crate) struct Lanes {
 
 impl Lanes {
     /// Adds an envelope behind all others. Numbers rise.
-    pub(crate) fn push(&mut self, number: u64, at: Position, lane: Lane, state: State) {
+    pub(crate) fn push(&mut self, number: u64, at: Position, lane: Lane, stat: bool, state: State) {
         let ticket = self.end;
         if self.slots.back().is_none_or(|slot| slot.entries.as_ref().is_none_or(|e| e.len() as u64 == CHUNK)) {
             if self.slots.is_empty() {
@@ -142,7 +162,7 @@ impl Lanes {
         if let Some(slot) = self.slots.back_mut() {
             slot.live += 1;
             if let Some(entries) = &mut slot.entries {
-                entries.push(Entry::new(number, at, lane, state));
+                entries.push(Entry::new(number, at, lane, stat, state));
             }
         }
         self.end += 1;
@@ -163,6 +183,36 @@ impl Lanes {
                 }
             }
         }
+        if lane == Lane::Barrier {
+            self.barriers.insert(ticket);
+        }
+        if stat {
+            self.push_stat(ticket, lane);
+        }
+    }
+
+    /// A stat envelope came: it, or the head of its lane, may go before others.
+    fn push_stat(&mut self, ticket: u64, lane: Lane) {
+        match lane {
+            Lane::Own => self.urgent.push(Reverse(ticket)),
+            Lane::Key(key) => {
+                *self.stat_lanes.entry(key).or_default() += 1;
+                if let Some((head, _)) = self.lanes.get(&key).copied() {
+                    let head = self.full(head);
+                    self.urgent.push(Reverse(head));
+                }
+            }
+            Lane::Barrier => {}
+        }
+    }
+
+    /// Whether it goes before others: it is stat, or one behind it in its lane is.
+    fn is_urgent(&self, ticket: u64) -> bool {
+        self.entry(ticket).is_some_and(|e| match e.lane() {
+            Lane::Own => e.stat(),
+            Lane::Key(key) => self.stat_lanes.contains_key(&key),
+            Lane::Barrier => false,
+        })
     }
 
     /// Adds an envelope that stands aside.
@@ -176,8 +226,46 @@ impl Lanes {
     }
 
     /// The next envelope that may go; in flight from now on.
-    pub(crate) fn take(&mut self) -> Option<(u64, Place)> {
-        let place = self.next_in_lanes();
+    /// Nothing of a lane is while that lane waits in `ahead`.
+    pub(crate) fn take(&mut self, ahead: Option<&Lanes>) -> Option<(u64, Place)> {
+        if let Some(ticket) = self.next_urgent(ahead) {
+            self.urgent_row += 1;
+            self.change(ticket, State::InFlight);
+            let number = self.entry(ticket).map(Entry::number)?;
+            return self.find(number).map(|found| (number, found));
+        }
+        let taken = self.take_in_turn(ahead);
+        // Those that made way are none, so the row goes on.
+        if taken.is_none() && self.urgent_row >= STAT_IN_A_ROW {
+            self.urgent_row = 0;
+            return if self.urgent.is_empty() { None } else { self.take(ahead) };
+        }
+        self.urgent_row = 0;
+        taken
+    }
+
+    /// The next of those that go before others, unless one of the others is due.
+    fn next_urgent(&mut self, ahead: Option<&Lanes>) -> Option<u64> {
+        if self.urgent_row >= STAT_IN_A_ROW {
+            return None;
+        }
+        while let Some(Reverse(ticket)) = self.urgent.peek().copied() {
+            let ready = self.entry(ticket).is_some_and(|e| e.state() == Some(State::Ready));
+            if ready && self.is_urgent(ticket) && self.heads(ticket, ahead) {
+                // Behind a barrier nothing goes.
+                if self.barriers.first().is_some_and(|barrier| *barrier < ticket) {
+                    return None;
+                }
+                self.urgent.pop();
+                return Some(ticket);
+            }
+            self.urgent.pop();
+        }
+        None
+    }
+
+    fn take_in_turn(&mut self, ahead: Option<&Lanes>) -> Option<(u64, Place)> {
+        let place = self.next_in_lanes(ahead);
         let aside = self.aside_ready.first().copied();
         let number_in_lanes = place.and_then(|(ticket, _)| self.entry(ticket)).map(Entry::number);
         if let Some(number) = aside.filter(|n| number_in_lanes.is_none_or(|l| *n < l)) {
@@ -193,9 +281,9 @@ impl Lanes {
         self.find(number).map(|found| (number, found))
     }
 
-    fn next_in_lanes(&mut self) -> Option<(u64, bool)> {
+    fn next_in_lanes(&mut self, ahead: Option<&Lanes>) -> Option<(u64, bool)> {
         while let Some(Reverse(ticket)) = self.ready.peek().copied() {
-            if self.entry(ticket).is_some_and(|e| e.state() == Some(State::Ready)) && self.heads(ticket) {
+            if self.entry(ticket).is_some_and(|e| e.state() == Some(State::Ready)) && self.heads(ticket, ahead) {
                 return Some((ticket, true));
             }
             self.ready.pop();
@@ -211,9 +299,10 @@ impl Lanes {
             match (entry.state(), entry.lane()) {
                 (Some(state), Lane::Barrier) => {
                     // Nothing behind a barrier is looked at before it has ended.
-                    return (state == State::Ready && self.first_live() == Some(ticket)).then_some((ticket, false));
+                    let free = ahead.is_none_or(|ahead| !ahead.orders());
+                    return (state == State::Ready && free && self.first_live() == Some(ticket)).then_some((ticket, false));
                 }
-                (Some(State::Ready), Lane::Own | Lane::Key(_)) if self.heads(ticket) => {
+                (Some(State::Ready), Lane::Own | Lane::Key(_)) if self.heads(ticket, ahead) => {
                     self.cursor += 1;
                     // `take` marks it in flight at once; were it not to, the heap would still have it.
                     self.ready.push(Reverse(ticket));
@@ -225,12 +314,56 @@ impl Lanes {
         None
     }
 
-    /// Whether nothing of its lane waits before it.
-    fn heads(&self, ticket: u64) -> bool {
+    /// Whether nothing of its lane waits before it, here or in `ahead`.
+    fn heads(&self, ticket: u64, ahead: Option<&Lanes>) -> bool {
         match self.entry(ticket).map(Entry::lane) {
-            Some(Lane::Key(key)) => self.lanes.get(&key).is_some_and(|(head, _)| *head == ticket as u32),
+            Some(Lane::Key(key)) => {
+                self.lanes.get(&key).is_some_and(|(head, _)| *head == ticket as u32) && ahead.is_none_or(|ahead| !ahead.occupies(key))
+            }
             Some(Lane::Own | Lane::Barrier) => true,
             None => false,
+        }
+    }
+
+    /// Whether envelopes of this lane wait here, or a barrier does.
+    fn occupies(&self, key: u32) -> bool {
+        !self.barriers.is_empty() || self.lanes.contains_key(&key)
+    }
+
+    /// Whether anything waits here that has an order.
+    pub(crate) fn orders(&self) -> bool {
+        !self.barriers.is_empty() || !self.lanes.is_empty()
+    }
+
+    /// A barrier waits here.
+    pub(crate) fn has_barrier(&self) -> bool {
+        !self.barriers.is_empty()
+    }
+
+    /// A lane is free again that waited for one elsewhere.
+    pub(crate) fn free_lane(&mut self, key: u32) {
+        let Some((head, _)) = self.lanes.get(&key).copied() else { return };
+        let ticket = self.full(head);
+        self.offer(ticket);
+    }
+
+    /// Every lane is free again: all are looked at anew.
+    pub(crate) fn free_all(&mut self) {
+        self.cursor = self.base;
+        let heads: Vec<u64> = self.stat_lanes.keys().filter_map(|key| self.lanes.get(key)).map(|(head, _)| self.full(*head)).collect();
+        self.urgent.extend(heads.into_iter().map(Reverse));
+    }
+
+    /// A ready envelope at the head of its lane may be handed out.
+    fn offer(&mut self, ticket: u64) {
+        if self.entry(ticket).is_none_or(|e| e.state() != Some(State::Ready)) {
+            return;
+        }
+        if ticket < self.cursor {
+            self.ready.push(Reverse(ticket));
+        }
+        if self.is_urgent(ticket) {
+            self.urgent.push(Reverse(ticket));
         }
     }
 
@@ -249,10 +382,10 @@ impl Lanes {
     /// Where an envelope is.
     pub(crate) fn find(&self, number: u64) -> Option<Place> {
         if let Some(aside) = self.aside.get(&number) {
-            return Some(Place { at: aside.at, lane: aside.lane, state: aside.state, aside: true });
+            return Some(Place { at: aside.at, lane: aside.lane, state: aside.state, aside: true, stat: false });
         }
         let entry = self.entry(self.ticket(number)?)?;
-        Some(Place { at: entry.at, lane: entry.lane(), state: entry.state()?, aside: false })
+        Some(Place { at: entry.at, lane: entry.lane(), state: entry.state()?, aside: false, stat: entry.stat() })
     }
 
     /// Changes the state of a waiting envelope; whether it may now be taken.
@@ -270,12 +403,10 @@ impl Lanes {
         }
         let Some(ticket) = self.ticket(number) else { return false };
         self.change(ticket, state);
-        if state != State::Ready || !self.heads(ticket) {
+        if state != State::Ready || !self.heads(ticket, None) {
             return false;
         }
-        if ticket < self.cursor {
-            self.ready.push(Reverse(ticket));
-        }
+        self.offer(ticket);
         true
     }
 
@@ -311,8 +442,17 @@ impl Lanes {
         if let Some(entry) = self.entry_mut(ticket) {
             entry.set(GONE);
         }
+        self.barriers.remove(&ticket);
         match place.lane {
             Lane::Key(key) => {
+                if place.stat
+                    && let Some(left) = self.stat_lanes.get_mut(&key)
+                {
+                    *left -= 1;
+                    if *left == 0 {
+                        self.stat_lanes.remove(&key);
+                    }
+                }
                 if self.lanes.get(&key).is_some_and(|(head, _)| *head == ticket as u32) {
                     self.pass(key, ticket);
                 }
@@ -340,8 +480,8 @@ impl Lanes {
                 if let Some(lane) = self.lanes.get_mut(&key) {
                     lane.0 = ticket as u32;
                 }
-                if state == State::Ready && ticket < self.cursor {
-                    self.ready.push(Reverse(ticket));
+                if state == State::Ready {
+                    self.offer(ticket);
                 }
                 return;
             }
@@ -386,13 +526,13 @@ impl Lanes {
             .filter_map(|slot| slot.entries.as_ref())
             .flat_map(|entries| entries.iter())
             .filter(move |e| number.is_none_or(|n| e.number() > n))
-            .filter_map(|e| e.state().map(|state| (e.number(), Place { at: e.at, lane: e.lane(), state, aside: false })))
+            .filter_map(|e| e.state().map(|state| (e.number(), Place { at: e.at, lane: e.lane(), state, aside: false, stat: e.stat() })))
     }
 
     /// Those that stand aside, ascending.
     pub(crate) fn aside_after(&self, number: Option<u64>) -> impl Iterator<Item = (u64, Place)> + '_ {
         let from = number.map_or(0, |n| n + 1);
-        self.aside.range(from..).map(|(n, a)| (*n, Place { at: a.at, lane: a.lane, state: a.state, aside: true }))
+        self.aside.range(from..).map(|(n, a)| (*n, Place { at: a.at, lane: a.lane, state: a.state, aside: true, stat: false }))
     }
 
     /// Ready ones from the cursor on and those that became ready behind it, roughly in the order `take` will follow.
@@ -476,14 +616,14 @@ mod tests {
             let mut worst = 0.0_f64;
             for n in 1..=count {
                 let key = if own_lane_each { n as u32 } else { 0 };
-                lanes.push(n, Position::new(1, n * 8), Lane::Key(key), State::Ready);
+                lanes.push(n, Position::new(1, n * 8), Lane::Key(key), false, State::Ready);
                 if n > 1_000 && (n.is_power_of_two() || n % 57_344 == 1) {
                     worst = worst.max(lanes.bytes() as f64 / n as f64);
                 }
             }
             assert!(worst <= 64.0, "{worst} bytes each");
             let mut next = 1;
-            while let Some((number, _)) = lanes.take() {
+            while let Some((number, _)) = lanes.take(None) {
                 assert_eq!(number, next);
                 lanes.remove(number).unwrap();
                 next += 1;
@@ -497,25 +637,28 @@ mod tests {
     fn one_stuck_envelope_does_not_keep_the_memory_of_those_behind_it() {
         let mut lanes = Lanes::default();
         for n in 1..=100_000_u64 {
-            lanes.push(n, Position::new(1, n * 8), Lane::Own, State::Ready);
+            lanes.push(n, Position::new(1, n * 8), Lane::Own, false, State::Ready);
         }
-        assert_eq!(lanes.take().unwrap().0, 1);
-        while let Some((number, _)) = lanes.take() {
+        assert_eq!(lanes.take(None).unwrap().0, 1);
+        while let Some((number, _)) = lanes.take(None) {
             lanes.remove(number).unwrap();
         }
         assert!(lanes.bytes() < 60_000, "{} bytes for one", lanes.bytes());
         lanes.set_state(1, State::Ready);
-        assert_eq!(lanes.take().unwrap().0, 1);
+        assert_eq!(lanes.take(None).unwrap().0, 1);
     }
 
     /// What `Lanes` promises, written the plainest way.
     #[derive(Default)]
-    struct Plain(BTreeMap<u64, (Lane, State, bool)>);
+    struct Plain(BTreeMap<u64, (Lane, State, bool, bool)>, u32);
 
     impl Plain {
-        fn next(&self) -> Option<u64> {
+        fn next(&mut self) -> Option<u64> {
             let (mut aside, mut place, mut busy, mut any, mut barrier) = (None, None, BTreeSet::new(), false, false);
-            for (n, (lane, state, stands_aside)) in &self.0 {
+            let mut urgent = None;
+            let waiting = self.0.values().filter(|(_, _, aside, stat)| !aside && *stat);
+            let stat_lanes: BTreeSet<u32> = waiting.filter_map(|(lane, ..)| if let Lane::Key(key) = lane { Some(*key) } else { None }).collect();
+            for (n, (lane, state, stands_aside, stat)) in &self.0 {
                 let ready = *state == State::Ready;
                 if *stands_aside {
                     aside = aside.or(ready.then_some(*n));
@@ -528,11 +671,38 @@ mod tests {
                     Lane::Barrier => !any,
                 };
                 place = place.or((ready && free).then_some(*n));
+                let first = match lane {
+                    Lane::Own => *stat,
+                    Lane::Key(key) => stat_lanes.contains(key),
+                    Lane::Barrier => false,
+                };
+                urgent = urgent.or((ready && free && first).then_some(*n));
                 any = true;
                 barrier |= *lane == Lane::Barrier;
             }
+            if let Some(n) = urgent.filter(|_| self.1 < STAT_IN_A_ROW) {
+                self.1 += 1;
+                return Some(n);
+            }
+            self.1 = 0;
             aside.into_iter().chain(place).min()
         }
+    }
+
+    #[test]
+    fn a_stat_envelope_overtakes_others_but_not_its_own_lane_and_others_do_not_starve() {
+        let mut lanes = Lanes::default();
+        for n in 1..=20_u64 {
+            lanes.push(n, Position::new(1, n * 8), Lane::Key((n % 2) as u32), n == 20, State::Ready);
+        }
+        // The lane of 20 goes first, in its order; each fifth is another's.
+        let mut order = Vec::new();
+        while let Some((number, _)) = lanes.take(None) {
+            lanes.remove(number).unwrap();
+            order.push(number);
+        }
+        assert_eq!(order[..12], [2, 4, 6, 8, 1, 10, 12, 14, 16, 3, 18, 20]);
+        assert_eq!(order.len(), 20);
     }
 
     #[test]
@@ -543,6 +713,7 @@ mod tests {
             let (mut lanes, mut plain, mut number) = (Lanes::default(), Plain::default(), 0);
             // Some runs grow, some stay small: chunks fill, empty and go.
             let growth = rng.u32(30..55);
+            let stats = rng.bool();
             for _ in 0..4_000 {
                 let some = |rng: &mut fastrand::Rng, plain: &Plain| {
                     let at = rng.usize(..plain.0.len().max(1));
@@ -556,11 +727,12 @@ mod tests {
                             1..7 => Lane::Own,
                             _ => Lane::Key(rng.u32(..6)),
                         };
-                        lanes.push(number, Position::new(1, number * 8), lane, State::Ready);
-                        plain.0.insert(number, (lane, State::Ready, false));
+                        let stat = stats && rng.u32(..6) == 0;
+                        lanes.push(number, Position::new(1, number * 8), lane, stat, State::Ready);
+                        plain.0.insert(number, (lane, State::Ready, false, stat));
                     }
                     n if n < 80 => {
-                        let (got, want) = (lanes.take().map(|(n, _)| n), plain.next());
+                        let (got, want) = (lanes.take(None).map(|(n, _)| n), plain.next());
                         assert_eq!(got, want, "SEED={seed}");
                         if let Some(n) = got {
                             if rng.u32(..5) > 0 {
@@ -590,7 +762,7 @@ mod tests {
                     }
                     _ => {
                         for state in [State::Ready, State::InFlight, State::Deferred, State::Held, State::DeadLetter] {
-                            let want = plain.0.values().filter(|(_, s, _)| *s == state).count() as u64;
+                            let want = plain.0.values().filter(|(_, s, ..)| *s == state).count() as u64;
                             assert_eq!(lanes.count(state), want, "SEED={seed} {state:?}");
                         }
                         let after = rng.bool().then(|| rng.u64(..number + 1));

@@ -29,25 +29,28 @@ mod index;
 mod journal;
 mod lanes;
 mod pages;
+mod queues;
 mod record;
 mod recover;
 mod recycle;
 mod remembered;
+mod replay;
 mod segment;
 pub mod storage;
 mod unread;
 mod upkeep;
 
 pub use content::{ContentReader, ContentWriter, StreamedContent};
-pub use envelope::{Addressee, AttemptRecord, Counts, Decision, Discarded, Envelope, EnvelopeView, Filter, Lane, Settlement, State};
+pub use envelope::{Addressee, AttemptRecord, Counts, Decision, Discarded, Envelope, EnvelopeView, Filter, Lane, Settlement, State, Take};
 pub use error::SpoolError;
 pub use group::Work;
+pub use replay::{Answered, Keep, Mark, Planned, Range, ReplayOrder, Since};
 
 use group::{Effect, Queue, Waiter};
 use history::Recent;
 use index::{Index, Stored};
 use journal::{Journal, Prepared, Segments, lock};
-use record::{Code, Message, Position, Seat, StateRecord};
+use record::{Code, Marks, Message, Position, Seat, StateRecord};
 use remembered::Remembered;
 use segment::Entry;
 use storage::Storage;
@@ -163,6 +166,7 @@ pub(crate) struct Inner {
     content: content::Contents,
     recent: Mutex<Recent>,
     memory: Mutex<Remembered>,
+    keeps: Mutex<replay::Keeps>,
     unread: Mutex<unread::Unread>,
     intake: Mutex<Intake>,
     bytes: AtomicU64,
@@ -258,7 +262,9 @@ impl Inner {
         let mut keys = draft.keys;
         let content = self.settle_content(draft.content)?;
         keys.set(Key::Sha256, &content.sha256);
-        let seat = |(i, a): (usize, &Addressee)| Seat { delta: i as u16 + 1, destination: a.destination, lane: a.lane };
+        let marks = |stat| Marks { stat, replay: false };
+        let seat =
+            |(i, a): (usize, &Addressee)| Seat { delta: i as u16 + 1, destination: a.destination, lane: a.lane, marks: marks(a.stat) };
         let message = Message {
             accepted_at: draft.accepted_at,
             fingerprint: draft.fingerprint,
@@ -269,6 +275,7 @@ impl Inner {
             seats: draft.addressees.iter().enumerate().map(seat).collect(),
             extents: content.extents,
             inline_at: None,
+            origin: None,
         };
         let mut record = Vec::with_capacity(512 + message.keys.as_bytes().len() + content.inline.as_ref().map_or(0, |b| b.len()));
         message.put(&mut record, 0, content.inline.as_deref(), |id| self.name(id));
@@ -303,8 +310,8 @@ impl Inner {
             let Some((_, place)) = lock(&self.index).find(number) else { return Ok(None) };
             let read = self.read_message(place.at);
             if let Ok(Some((id, message, _))) = read {
-                let Message { accepted_at, size, keys, seats, extents, .. } = message;
-                return Ok(Some(Arc::new(Stored { id, accepted_at, size, keys, seats, extents })));
+                let Message { accepted_at, size, keys, seats, extents, origin, .. } = message;
+                return Ok(Some(Arc::new(Stored { id, accepted_at, size, keys, seats, extents, origin })));
             }
             if lock(&self.index).find(number).is_none_or(|(_, now)| now.at == place.at) {
                 return read.map(|_| None);
@@ -359,7 +366,7 @@ impl Inner {
             recovered: number <= index.recovered_to,
             interrupted: detail.is_some_and(|d| d.interrupted),
             out_of_order: detail.is_some_and(|d| d.out_of_order),
-            replay: false,
+            replay: stored.origin.is_some(),
         }
     }
 
@@ -378,7 +385,11 @@ impl Inner {
         };
         let urgent = !matches!(waiter, Waiter::Nobody);
         // Content goes when the end is durable: until then a crash brings the envelope back.
-        let freed = ended.unwrap_or_default().extents;
+        let ended = ended.unwrap_or_default();
+        if state.code == Code::Delivered {
+            self.keep_answered(destination, &state, &ended.all_extents);
+        }
+        let freed = ended.extents;
         let lsn = group::push_state(&mut lock(&self.queue), &state, Effect::State(freed), waiter);
         if !matches!(state.code, Code::Note) {
             index.state_numbered(id.0, lsn);
@@ -559,8 +570,15 @@ impl Spool {
     /// # Errors
     /// `Damaged`: the envelope concerned was held, with an alarm; call again. `Disk`: it waits on and is ready again within about a second.
     pub fn take(&self, destination: DestinationId) -> Result<Option<Envelope>, SpoolError> {
+        self.take_of(destination, Take::ANY)
+    }
+
+    /// The same, only of what is wanted.
+    /// # Errors
+    /// As `take`.
+    pub fn take_of(&self, destination: DestinationId, want: Take) -> Result<Option<Envelope>, SpoolError> {
         let inner = &self.inner;
-        let Some((number, place)) = lock(&inner.index).take(destination) else { return Ok(None) };
+        let Some((number, place)) = lock(&inner.index).take(destination, want) else { return Ok(None) };
         match inner.launch(number, destination) {
             Ok(Some(stored)) => {
                 inner.read_well(number);

@@ -227,6 +227,29 @@ pub(crate) struct Seat {
     pub(crate) delta: u16,
     pub(crate) destination: DestinationId,
     pub(crate) lane: Lane,
+    pub(crate) marks: Marks,
+}
+
+/// What sets an envelope apart from others of its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Marks {
+    /// It goes before others where its lane allows.
+    pub(crate) stat: bool,
+    /// It repeats what an endpoint had answered.
+    pub(crate) replay: bool,
+}
+
+/// What a replay repeats.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// The order it belongs to; of another order than the destination's open one it counts as ended.
+    pub(crate) order: u64,
+    /// The first envelope with this message for this destination.
+    pub(crate) envelope: u64,
+    /// The message that carried it.
+    pub(crate) message: u64,
+    /// Endpoints that had answered it when the replay was made.
+    pub(crate) answered_by: Vec<Arc<str>>,
 }
 
 /// Body of a message record. The message's number is the record's sequence number.
@@ -245,10 +268,16 @@ pub(crate) struct Message {
     pub(crate) extents: Vec<Extent>,
     /// Where inline content stands, counted from the record's first byte.
     pub(crate) inline_at: Option<u32>,
+    /// Set: this message is a replay.
+    pub(crate) origin: Option<Origin>,
 }
 
 const FINGERPRINT: u8 = 1;
 const INLINE: u8 = 2;
+const REPLAY: u8 = 4;
+/// Marks of an envelope, beside the kind of its lane.
+const SEAT_STAT: u8 = 0x10;
+const SEAT_REPLAY: u8 = 0x20;
 
 fn lane_code(lane: Lane) -> (u8, u32) {
     match lane {
@@ -267,15 +296,35 @@ fn lane_from(code: u8, key: u32) -> Option<Lane> {
     })
 }
 
-pub(crate) fn put_lane(buffer: &mut Vec<u8>, lane: Lane) {
+pub(crate) fn put_lane(buffer: &mut Vec<u8>, lane: Lane, marks: Marks) {
     let (code, key) = lane_code(lane);
-    buffer.push(code);
+    buffer.push(code | if marks.stat { SEAT_STAT } else { 0 } | if marks.replay { SEAT_REPLAY } else { 0 });
     buffer.extend_from_slice(&key.to_le_bytes());
 }
 
-pub(crate) fn get_lane(fields: &mut Fields<'_>) -> Option<Lane> {
+pub(crate) fn get_lane(fields: &mut Fields<'_>) -> Option<(Lane, Marks)> {
     let code = fields.u8()?;
-    lane_from(code, fields.u32()?)
+    let marks = Marks { stat: code & SEAT_STAT != 0, replay: code & SEAT_REPLAY != 0 };
+    Some((lane_from(code & !(SEAT_STAT | SEAT_REPLAY), fields.u32()?)?, marks))
+}
+
+impl Origin {
+    fn put(&self, buffer: &mut Vec<u8>) {
+        for value in [self.order, self.envelope, self.message] {
+            buffer.extend_from_slice(&value.to_le_bytes());
+        }
+        let names = self.answered_by.len().min(255);
+        buffer.push(names as u8);
+        for name in &self.answered_by[..names] {
+            put_short(buffer, name);
+        }
+    }
+
+    fn get(f: &mut Fields<'_>) -> Option<Self> {
+        let (order, envelope, message, names) = (f.u64()?, f.u64()?, f.u64()?, f.u8()?);
+        let answered_by = (0..names).map(|_| f.short().map(Arc::from)).collect::<Option<Vec<_>>>()?;
+        Some(Self { order, envelope, message, answered_by })
+    }
 }
 
 impl Message {
@@ -290,17 +339,21 @@ impl Message {
         buffer.extend_from_slice(&(self.keys.as_bytes().len() as u32).to_le_bytes());
         buffer.extend_from_slice(&(self.extents.len() as u32).to_le_bytes());
         buffer.extend_from_slice(&(self.seats.len() as u16).to_le_bytes());
-        let flags = if self.fingerprint.is_some() { FINGERPRINT } else { 0 } | if inline.is_some() { INLINE } else { 0 };
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        let flags = flag(self.fingerprint.is_some(), FINGERPRINT) | flag(inline.is_some(), INLINE) | flag(self.origin.is_some(), REPLAY);
         buffer.extend_from_slice(&[flags, 0]);
         for seat in &self.seats {
             buffer.extend_from_slice(&seat.delta.to_le_bytes());
-            put_lane(buffer, seat.lane);
+            put_lane(buffer, seat.lane, seat.marks);
             put_short(buffer, &name(seat.destination));
         }
         for extent in &self.extents {
             buffer.extend_from_slice(&extent.generation.to_le_bytes());
             buffer.extend_from_slice(&extent.offset.to_le_bytes());
             buffer.extend_from_slice(&extent.length.to_le_bytes());
+        }
+        if let Some(origin) = &self.origin {
+            origin.put(buffer);
         }
         buffer.extend_from_slice(self.keys.as_bytes());
         buffer.extend_from_slice(inline.unwrap_or_default());
@@ -323,15 +376,19 @@ impl Message {
             seats: Vec::with_capacity(seats),
             extents: Vec::with_capacity(extents.min(body.len() / 16)),
             inline_at: None,
+            origin: None,
         };
         for _ in 0..seats {
             let delta = f.u16()?;
-            let lane = get_lane(&mut f)?;
+            let (lane, marks) = get_lane(&mut f)?;
             let destination = id(f.short()?)?;
-            message.seats.push(Seat { delta, destination, lane });
+            message.seats.push(Seat { delta, destination, lane, marks });
         }
         for _ in 0..extents {
             message.extents.push(Extent { generation: f.u64()?, offset: f.u32()?, length: f.u32()? });
+        }
+        if flags & REPLAY != 0 {
+            message.origin = Some(Origin::get(&mut f)?);
         }
         message.keys = Arc::new(Keys::from_bytes(f.bytes(keys)?.to_vec()));
         if flags & INLINE != 0 {
@@ -355,6 +412,8 @@ pub(crate) enum Code {
     Discarded = 7,
     /// Ready again by an operator's decision.
     Ready = 8,
+    /// A replay that ended undelivered: refused. The message it repeats had been answered before.
+    ReplayEnded = 9,
 }
 
 impl Code {
@@ -368,13 +427,14 @@ impl Code {
             6 => Code::Note,
             7 => Code::Discarded,
             8 => Code::Ready,
+            9 => Code::ReplayEnded,
             _ => return None,
         })
     }
 
     /// Custody has ended.
     pub(crate) fn terminal(self) -> bool {
-        matches!(self, Code::Delivered | Code::Discarded)
+        matches!(self, Code::Delivered | Code::Discarded | Code::ReplayEnded)
     }
 }
 
@@ -532,11 +592,12 @@ mod tests {
             from: 7,
             keys: Arc::new(keys),
             seats: vec![
-                Seat { delta: 1, destination: DestinationId(0), lane: Lane::Key(4) },
-                Seat { delta: 2, destination: DestinationId(1), lane: Lane::Barrier },
+                Seat { delta: 1, destination: DestinationId(0), lane: Lane::Key(4), marks: Marks { stat: true, replay: false } },
+                Seat { delta: 2, destination: DestinationId(1), lane: Lane::Barrier, marks: Marks { stat: false, replay: true } },
             ],
             extents: vec![Extent { generation: 3, offset: 4096, length: 70_000 }],
             inline_at: None,
+            origin: Some(Origin { order: 3, envelope: 12, message: 11, answered_by: vec![Arc::from("primary"), Arc::from("b")] }),
         }
     }
 
@@ -548,7 +609,7 @@ mod tests {
         let view = check(&bytes, 8).unwrap();
         assert_eq!((view.kind, view.sequence, view.synced_to), (Kind::Message, 41, Position::new(7, 64)));
         let got = Message::get(view.body, |name| name.strip_prefix('d').and_then(|n| n.parse().ok()).map(DestinationId)).unwrap();
-        assert_eq!((got.seats, got.extents, got.keys), (message().seats, message().extents, message().keys));
+        assert_eq!((got.seats, got.extents, got.keys, got.origin), (message().seats, message().extents, message().keys, message().origin));
         let at = got.inline_at.unwrap() as usize;
         assert_eq!(&bytes[at..at + 3], b"abc");
     }

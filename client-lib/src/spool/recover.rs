@@ -75,6 +75,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, mut settings: SpoolSettings, event
         content,
         recent: Mutex::default(),
         memory: Mutex::default(),
+        keeps: Mutex::default(),
         unread: Mutex::default(),
         intake: Mutex::new(Intake::Open),
         bytes: AtomicU64::new(0),
@@ -398,7 +399,7 @@ impl Inner {
         self.each_entry(quiet + 1, |at, entry| match entry {
             Entry::State { envelope, code, lsn, .. } => match code {
                 Code::Note => {}
-                Code::Delivered | Code::Discarded => {
+                Code::Delivered | Code::Discarded | Code::ReplayEnded => {
                     ended.insert(envelope);
                     if code == Code::Discarded {
                         recent.discarded(envelope);
@@ -436,6 +437,14 @@ impl Inner {
             }
         })?;
         drop(ended);
+        self.remember_again(&memories)?;
+        waiting.retain(|w: &Waiting| {
+            let stays = !w.seat.marks.replay || self.belongs_to_open_order(w);
+            if !stays {
+                extents.remove(&(w.number - u64::from(w.seat.delta)));
+            }
+            stays
+        });
         // A generation that a record names is never given again, even if its file is gone.
         self.generation.fetch_max(content + 1, Ordering::Relaxed);
         for (_, runs, accepted_at) in extents.into_values() {
@@ -459,17 +468,31 @@ impl Inner {
         }
         *lock(&self.index) = index;
         *lock(&self.recent) = recent;
+        Ok(sequence)
+    }
+
+    /// A replay of an order that is no longer open has ended with it.
+    fn belongs_to_open_order(&self, w: &Waiting) -> bool {
+        match self.read_message(w.at) {
+            Ok(Some((_, message, _))) => message.origin.is_some_and(|o| o.order == self.open_order(w.seat.destination)),
+            // Damaged: what repeats something that was answered is not worth a hold.
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+
+    fn remember_again(&self, memories: &[Position]) -> Result<(), SpoolError> {
         let mut memory = Remembered::default();
         for at in memories {
             let Some(segment) = self.segments.get(at.generation()) else { continue };
             let bytes = segment::read_record(&*segment.file, at.generation(), at.offset(), 512).map_err(disk("reading a remembered value"))?;
             let view = bytes.as_deref().and_then(|bytes| record::check(bytes, at.generation()));
             if let Some((view, (name, value))) = view.and_then(|v| record::get_memory(v.body).map(|m| (v, m))) {
-                memory.set(name.to_owned(), value.to_vec(), view.sequence, at);
+                memory.set(name.to_owned(), value.to_vec(), view.sequence, *at);
             }
         }
         *lock(&self.memory) = memory;
-        Ok(sequence)
+        Ok(())
     }
 
     /// The generation up to which an earlier run found everything ended (see `recycle`): its lists need not be read to know what waits.

@@ -38,11 +38,13 @@ struct Need {
     pressure: bool,
     /// Records can be written, so things can be copied forward.
     copying: bool,
+    /// Everything from then on may have to be replayed.
+    replay_from: UnixMillis,
 }
 
 impl Need {
     fn past(&self, newest_at: u64) -> bool {
-        self.pressure || newest_at <= self.before
+        (self.pressure || newest_at <= self.before) && newest_at < self.replay_from
     }
 }
 
@@ -70,7 +72,15 @@ impl Inner {
         let Ok((free, total)) = self.storage.space() else { return };
         let history = u64::try_from(self.settings.history.as_millis()).unwrap_or(u64::MAX);
         let slack = (SLACK_SEGMENTS * self.settings.segment_size).min(total / SLACK_PART);
+        let replay_from = {
+            let mut keeps = lock(&self.keeps);
+            if let Some(now) = now {
+                keeps.tick(now);
+            }
+            keeps.from()
+        };
         let need = Need {
+            replay_from,
             now,
             before: now.map_or(0, |now| now.saturating_sub(history)),
             pressure: free < self.settings.reserve.saturating_add(slack),
@@ -141,6 +151,7 @@ impl Inner {
     /// Journal segments that may go, first those that began to.
     fn victims(&self, need: Need) -> Vec<Arc<Segment>> {
         let index = lock(&self.index);
+        let keeps = lock(&self.keeps);
         let mut victims: Vec<Arc<Segment>> = self.segments.all();
         // The begin record behind an unsealed segment is what says where that ended: it stays as long.
         let unsealed = victims.iter().find(|s| matches!(s.content(), Content::Unsealed(..))).map_or(u64::MAX, |s| s.generation);
@@ -157,7 +168,7 @@ impl Inner {
             let leaving = segment.leaving.load(Ordering::Relaxed);
             !segment.pinned.load(Ordering::Relaxed)
                 && (live == 0 || need.copying && (leaving || live * 2 <= envelopes))
-                && (leaving || need.past(newest_at))
+                && (leaving || need.past(newest_at) && !keeps.holds(segment.generation, newest_at))
         });
         victims.sort_by_key(|s| (!s.leaving.load(Ordering::Relaxed), s.generation));
         victims
@@ -190,7 +201,7 @@ impl Inner {
                 }
                 Entry::State { envelope, code, message_at, lsn, .. } => {
                     let needed = match code {
-                        Code::Delivered | Code::Discarded => {
+                        Code::Delivered | Code::Discarded | Code::ReplayEnded => {
                             message_at.generation() != generation && (others || self.segments.get(message_at.generation()).is_some())
                         }
                         Code::Note => false,

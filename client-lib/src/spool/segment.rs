@@ -159,7 +159,7 @@ impl Entry {
                 for seat in seats {
                     out.extend_from_slice(&seat.delta.to_le_bytes());
                     out.extend_from_slice(&seat.destination.0.to_le_bytes());
-                    record::put_lane(out, seat.lane);
+                    record::put_lane(out, seat.lane, seat.marks);
                 }
                 for extent in extents {
                     out.extend_from_slice(&extent.generation.to_le_bytes());
@@ -192,7 +192,8 @@ impl Entry {
                 for _ in 0..seat_count {
                     let delta = f.u16()?;
                     let destination = *names.get(usize::from(f.u16()?))?;
-                    seats.push(Seat { delta, destination, lane: record::get_lane(f)? });
+                    let (lane, marks) = record::get_lane(f)?;
+                    seats.push(Seat { delta, destination, lane, marks });
                 }
                 let mut extents = Vec::with_capacity((extent_count as usize).min(f.0.len() / 16));
                 for _ in 0..extent_count {
@@ -339,6 +340,7 @@ pub(crate) fn read_record(file: &dyn File, generation: u64, at: u64, guess: usiz
 mod tests {
     use super::*;
     use crate::spool::envelope::Lane;
+    use crate::spool::record::Marks;
 
     #[test]
     fn a_footer_lists_what_was_added() {
@@ -349,7 +351,7 @@ mod tests {
                 from: 0,
                 accepted_at: 77,
                 fingerprint: Some(3),
-                seats: vec![Seat { delta: 1, destination: DestinationId(2), lane: Lane::Key(9) }],
+                seats: vec![Seat { delta: 1, destination: DestinationId(2), lane: Lane::Key(9), marks: Marks { stat: true, replay: true } }],
                 extents: vec![Extent { generation: 4, offset: 4096, length: 5 }],
             },
             Entry::State { lsn: 7, envelope: 6, code: Code::Delivered, flags: 0, message_at: Position::new(1, 4096), at: 78 },

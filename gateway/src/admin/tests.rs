@@ -86,7 +86,7 @@ impl World {
         for (key, value) in keys {
             table.set(*key, value.as_bytes());
         }
-        let addressees = vec![Addressee { destination: spool.destination(destination).unwrap(), lane: Lane::Own }];
+        let addressees = vec![Addressee { destination: spool.destination(destination).unwrap(), lane: Lane::Own, stat: false }];
         let content = Content::Whole(Bytes::copy_from_slice(content.as_bytes()));
         let draft = Draft { keys: table, content, accepted_at: crate::live::now(), addressees, fingerprint: None };
         let _receipt = self.live.committer().commit(draft).await.unwrap();
@@ -396,7 +396,7 @@ async fn with_manual_failback_an_operator_is_the_way_back() {
     let commit = async |took: &[u16]| {
         // It may be gone before it can be listed: only its delivery is looked for.
         let content = Content::Whole(Bytes::from_static(b"MSH|\r"));
-        let addressees = vec![Addressee { destination: id, lane: Lane::Own }];
+        let addressees = vec![Addressee { destination: id, lane: Lane::Own, stat: false }];
         let draft = Draft { keys: Keys::new(), content, accepted_at: crate::live::now(), addressees, fingerprint: None };
         let _receipt = world.live.committer().commit(draft).await.unwrap();
         driver.kick();

@@ -4,9 +4,9 @@
 
 use super::Listener;
 use crate::route::{Pattern, Route, WHEN_KEYS};
-use everpost_client::config::Destination;
+use everpost_client::config::{Destination, Ordering};
 use everpost_client::config::read::{Section, Text};
-use everpost_client::config::shape::{Default, Field, Kind, Shape, field, later};
+use everpost_client::config::shape::{Default, Field, Kind, Shape, field};
 use everpost_client::keys::{Key, Protocol};
 use everpost_client::limits;
 use std::sync::Arc;
@@ -28,7 +28,12 @@ pub(super) const ROUTE: Shape = Shape {
         field("to", Kind::Texts("the name of a destination"), Default::Required, "where they go"),
         field("when", Kind::Table(&WHEN), Default::Depends("always"), "which of them"),
         field("default", Kind::Flag, Default::Value("false"), "only for messages that no other route takes"),
-        later("priority", Kind::Choice(&["normal", "stat"]), Default::Value("normal"), "whether they go before others, where the order allows"),
+        field(
+            "priority",
+            Kind::Choice(&["normal", "stat"]),
+            Default::Value("normal"),
+            "`stat`: they go before others, where the order allows; of five in a row at least one is another's",
+        ),
     ],
 };
 
@@ -119,10 +124,15 @@ fn route(section: &Section<'_>, listeners: &[Arc<Listener>], destinations: &[Arc
             Some(own) => differs(section, text, Some(own), Some(*protocol.get_or_insert(own))),
         }
     }
-    let _ = section.choice("priority");
+    let stat = section.choice("priority") == Some("stat");
+    let strict = |text: &&Text| destinations.iter().any(|d| *d.name == *text.value && d.ordering == Ordering::Strict);
+    if stat && let Some(text) = to.iter().find(strict) {
+        let what = format!("\"{}\" keeps one order for all messages, so `priority = \"stat\"` changes nothing there", text.written);
+        section.reading().warning(section.place("priority"), what, "use `ordering = \"patient\"` or \"none\" there, or remove it");
+    }
     let when = section.table("when").map(|table| conditions(&table, protocol)).unwrap_or_default();
     let names = |texts: &[Text]| texts.iter().map(|text| text.value.as_str().into()).collect();
-    Route { from: names(&from), to: names(&to), when, default: section.flag("default") }
+    Route { from: names(&from), to: names(&to), when, default: section.flag("default"), stat }
 }
 
 fn differs(section: &Section<'_>, text: &Text, own: Option<Protocol>, other: Option<Protocol>) {

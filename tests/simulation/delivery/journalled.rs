@@ -51,7 +51,7 @@ impl Journalled {
 
 impl Store for Journalled {
     fn commit(&mut self, lane: Lane) -> EnvelopeId {
-        let addressees = vec![Addressee { destination: self.to, lane }];
+        let addressees = vec![Addressee { destination: self.to, lane, stat: false }];
         let content = Content::Whole(Bytes::from_static(b"MSH|^~\\&|"));
         let draft = Draft { keys: Keys::new(), content, accepted_at: 1, addressees, fingerprint: None };
         let receipt = self.spool().commit(draft).unwrap();

@@ -112,6 +112,7 @@ impl Store for Shelf {
             Settlement::Note(_) => return,
             Settlement::Deferred(record) => (State::Deferred, record, LaneRule::Stop),
             Settlement::Delivered(record, _) => (State::Delivered, record, LaneRule::Stop),
+            Settlement::ReplayEnded(record) => (State::ReplayEnded, record, LaneRule::Stop),
             Settlement::DeadLetter(record, rule) => (State::DeadLetter, record, rule),
             Settlement::Held(record, rule) => (State::Held, record, rule),
         };

@@ -62,6 +62,8 @@ pub(crate) fn destination(protocol: Protocol, names: &[&str]) -> Destination {
         convert: false,
         idle_release: Duration::from_secs(10),
         endpoints: names.iter().map(endpoint).collect(),
+        replay_window: Duration::ZERO,
+        resync: false,
         not_acting: Vec::new(),
     }
 }

@@ -135,7 +135,7 @@ impl Bench {
 
     async fn commit(&self, count: usize) {
         for _ in 0..count {
-            let addressees = vec![Addressee { destination: self.id, lane: Lane::Own }];
+            let addressees = vec![Addressee { destination: self.id, lane: Lane::Own, stat: false }];
             let content = Content::Whole(Bytes::from_static(b"image"));
             let draft = Draft { keys: Keys::new(), content, accepted_at: 1, addressees, fingerprint: None };
             let _ = self.committer.commit(draft).await.unwrap();
