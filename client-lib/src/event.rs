@@ -64,6 +64,10 @@ pub enum Event {
     Attempt { destination: Arc<str>, endpoint: Arc<str>, envelope: EnvelopeId, phase: Phase, verdict: Verdict, took: Duration },
     /// An envelope reached its end: delivered.
     Delivered { destination: Arc<str>, endpoint: Arc<str>, envelope: EnvelopeId, outcome: Delivered, took: Duration },
+    /// What an endpoint may lack was found in history and waits; `gone`: history no longer had its content.
+    ReplayBegun { destination: Arc<str>, what: String, envelopes: u64, gone: u64 },
+    /// A replay reached its end: answered positively, or refused.
+    Replayed { destination: Arc<str>, endpoint: Arc<str>, envelope: EnvelopeId, refused: bool },
     /// An envelope became a dead letter.
     DeadLetter { destination: Arc<str>, envelope: EnvelopeId },
     /// An envelope is held.

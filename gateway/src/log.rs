@@ -163,7 +163,7 @@ impl Log {
         if let Event::Accepted { .. } | Event::Connections { .. } | Event::Garbage { .. } = event {
             return; // per message and per connection: metrics count them
         }
-        if matches!(event, Event::Attempt { .. } | Event::Delivered { .. }) && !tracing::enabled!(Level::DEBUG) {
+        if matches!(event, Event::Attempt { .. } | Event::Delivered { .. } | Event::Replayed { .. }) && !tracing::enabled!(Level::DEBUG) {
             return;
         }
         let line = self.lines(|lines| lines.read(event, now));
@@ -241,6 +241,10 @@ impl Lines {
                 Some(Line::new(Level::WARN, &**destination, format!("endpoint is {admin}: {reason}")).endpoint(endpoint))
             }
             Event::Site { site, what } => Some(Line::new(Level::WARN, format!("site {site}"), what.clone())),
+            Event::ReplayBegun { destination, what, envelopes, gone } => {
+                let gone = if *gone == 0 { String::new() } else { format!("; of {gone} more history no longer has the content") };
+                Some(Line::new(Level::WARN, &**destination, format!("{what}: {envelopes} envelopes{gone}")))
+            }
             Event::Alarm { subject, what, raised } => self.alarm(subject, what, *raised, now),
             Event::Incident { subject, what } => Some(Line::new(Level::ERROR, subject.clone(), what.clone())),
             Event::Answer { name, from, to } => {

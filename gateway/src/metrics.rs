@@ -41,6 +41,7 @@ const DESCRIBED: &[(&str, char, &str)] = &[
     ),
     ("everpost_endpoint_ready", 'g', "0 if an endpoint that is not active would refuse what went to the destination lately, else 1."),
     ("everpost_failovers_total", 'c', "Changes of the active endpoint."),
+    ("everpost_replayed_total", 'c', "Replays answered positively: messages that another endpoint had answered before."),
     ("everpost_ambiguous_total", 'c', "Attempts that ended sent whole but unanswered, by phase."),
     ("everpost_dead_letters", 'g', "Dead letters that wait for an operator."),
     ("everpost_spool_bytes", 'g', "Bytes of the spool on disk."),
@@ -137,6 +138,7 @@ impl Metrics {
             for endpoint in &destination.endpoints {
                 drop(self.endpoint(&destination.name, &endpoint.name));
                 drop(self.ambiguous(&destination.name, &endpoint.name, Phase::Answer));
+                drop(self.replayed(&destination.name, &endpoint.name));
             }
             for pair in destination.endpoints.windows(2) {
                 let [one, other] = pair else { continue };
@@ -168,6 +170,9 @@ impl Metrics {
             }
             Event::Attempt { destination, endpoint, phase, verdict: Verdict::Ambiguous, .. } => {
                 self.ambiguous(destination, endpoint, *phase).increment(1);
+            }
+            Event::Replayed { destination, endpoint, refused: false, .. } => {
+                self.replayed(destination, endpoint).increment(1);
             }
             Event::Failover { destination, from, to, .. } => {
                 self.failovers(destination, from.as_ref(), to.as_ref()).increment(1);
@@ -275,6 +280,11 @@ impl Metrics {
         self.counter("everpost_ambiguous_total", labels)
     }
 
+    fn replayed(&self, destination: &Arc<str>, endpoint: &Arc<str>) -> Counter {
+        let labels = vec![Label::new("destination", name(destination)), Label::new("endpoint", name(endpoint))];
+        self.counter("everpost_replayed_total", labels)
+    }
+
     fn failovers(&self, destination: &Arc<str>, from: Option<&Arc<str>>, to: Option<&Arc<str>>) -> Counter {
         let end = |side: Option<&Arc<str>>| side.map_or_else(|| "none".to_owned(), |side| self.label(destination, side));
         let labels = vec![Label::new("destination", name(destination)), Label::new("from", end(from)), Label::new("to", end(to))];
@@ -350,6 +360,9 @@ mod tests {
             metrics.read(&Event::Delivered { destination: "pacs".into(), endpoint: "b".into(), envelope: EnvelopeId(1), outcome, took }, now);
         }
         metrics.read(&Event::Failover { destination: "pacs".into(), from: Some("a".into()), to: Some("b".into()), reason: String::new() }, now);
+        for refused in [false, true] {
+            metrics.read(&Event::Replayed { destination: "pacs".into(), endpoint: "b".into(), envelope: EnvelopeId(1), refused }, now);
+        }
         metrics.read(&Event::Certificate { use_: "listener in".into(), expires_in: Duration::from_secs(100) }, now);
         let text = metrics.render(&report(), now + Duration::from_secs(40));
         for line in [
@@ -358,6 +371,7 @@ mod tests {
             r#"everpost_mllp_garbage_bytes_total{listener="in"} 12"#,
             r#"everpost_envelopes_delivered_total{destination="pacs",endpoint="b",outcome="ok"} 1"#,
             r#"everpost_envelopes_delivered_total{destination="pacs",endpoint="b",outcome="warning"} 2"#,
+            r#"everpost_replayed_total{destination="pacs",endpoint="b"} 1"#,
             r#"everpost_failovers_total{destination="pacs",from="a",to="b"} 1"#,
             r#"everpost_envelopes_waiting{destination="pacs",state="ready"} 3"#,
             r#"everpost_endpoint_up{destination="pacs",endpoint="a"} 0"#,

@@ -224,7 +224,13 @@ mod tests {
     fn route(from: &[&str], to: &[&str], when: &[(Key, &[&str])]) -> Route {
         let names = |names: &[&str]| names.iter().map(|&name| name.into()).collect();
         let patterns = |values: &[&str]| values.iter().map(|&value| Pattern(value.to_owned())).collect();
-        Route { from: names(from), to: names(to), when: when.iter().map(|(key, values)| (*key, patterns(values))).collect(), default: false, stat: false }
+        Route {
+            from: names(from),
+            to: names(to),
+            when: when.iter().map(|(key, values)| (*key, patterns(values))).collect(),
+            default: false,
+            stat: false,
+        }
     }
 
     fn default(mut route: Route) -> Route {

@@ -80,6 +80,12 @@ pub struct DestinationLine {
     /// Why these.
     #[serde(default)]
     pub reason: String,
+    /// What is being replayed, and where, if anything is.
+    #[serde(default)]
+    pub replay: Option<String>,
+    /// Replays that wait, counted among the envelopes below too.
+    #[serde(default)]
+    pub replays: u64,
     /// An operator's shift, if any.
     pub shift: Option<ShiftLine>,
     /// Waiting their turn.
@@ -187,6 +193,8 @@ impl From<DestinationStatus> for DestinationLine {
             active: seen.active,
             reason: seen.reason,
             shift: seen.shift.map(ShiftLine::from),
+            replay: seen.replay,
+            replays: seen.replays,
             ready: seen.ready,
             in_flight: seen.in_flight,
             deferred: seen.deferred,
@@ -353,6 +361,9 @@ impl DestinationLine {
             oldest,
             if self.paused { "\n  PAUSED by an operator" } else { "" }
         );
+        if let Some(replay) = &self.replay {
+            let _ = writeln!(out, "  {replay}: {} to go", self.replays);
+        }
         for e in &self.endpoints {
             let mark = if self.active.contains(&e.name) { "*" } else { " " };
             let admin = if e.admin == "enabled" { String::new() } else { format!(" {}", e.admin) };

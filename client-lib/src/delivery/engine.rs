@@ -22,8 +22,10 @@
 mod degraded;
 pub mod direct;
 mod wishes;
+mod replays;
 
 use super::alarms::{Alarm, Alarms};
+use super::replay::{Command, Replays};
 use super::scheduler::{Memo, Schedule};
 use super::standby::{Kind, Standbys};
 use super::status::EndpointStatus;
@@ -99,6 +101,8 @@ pub enum Action {
     Due(EnvelopeId),
     /// `Spool::untake`.
     Untake(EnvelopeId),
+    /// `Spool::replay` or `Spool::end_replay`, and `Spool::keep_for_replay`; report with `replay_done`.
+    Replay(Box<Command>),
     /// Tell the readers.
     Emit(Event),
 }
@@ -140,6 +144,7 @@ pub struct Engine {
     /// Whether those that are not active would take what the active ones get.
     standbys: Standbys,
     random: fastrand::Rng,
+    replays: Replays,
 }
 
 impl Engine {
@@ -151,6 +156,7 @@ impl Engine {
         let (mut standbys, mut random) = (Standbys::default(), fastrand::Rng::with_seed(seed.wrapping_add(2)));
         standbys.reset(failover.len(), &mut random, now);
         Self {
+            replays: Replays::new(&destination),
             policies: Policies::of(&destination),
             destination,
             failover,
@@ -188,6 +194,7 @@ impl Engine {
         self.policies = Policies::of(&destination);
         self.schedule.reconfigure(backoff_of(&destination));
         self.failover.reconfigure(&destination, now.at);
+        self.replays.reconfigure(&destination);
         self.destination = destination;
         self.reset_standbys(now);
         self.dry = false;
@@ -205,7 +212,8 @@ impl Engine {
     #[must_use]
     pub fn wants(&self, now: Instant) -> bool {
         let idle = !self.paused && !self.stopping && !self.dry && self.unsettled == 0 && !self.schedule.lulled(now);
-        let room = self.flights.len() < self.window() && !self.schedule.is_full();
+        let wanted = self.wanted();
+        let room = (wanted.messages || wanted.replays) && !self.schedule.is_full();
         idle && room && self.failover.admission(now) != Admission::Closed
     }
 
@@ -243,10 +251,14 @@ impl Engine {
             Lane::Key(key) => Some(key),
             Lane::Own | Lane::Barrier => None,
         };
-        let mut choice = self.failover.choose(Wish { avoid: memo.avoid(), again: memo.again, lane }, now.at);
+        let towards = self.towards(envelope.replay);
+        let mut choice = self.failover.choose(Wish { avoid: memo.avoid(), again: memo.again, lane, towards }, now.at);
+        if choice.is_none() && towards.is_some() {
+            return self.replay_waits(envelope.id, memo, now);
+        }
         if choice.is_none() && !memo.refused.is_empty() && self.failover.admission(now.at) != Admission::Closed {
             memo.refused = crate::endpoint::EndpointSet::EMPTY;
-            choice = self.failover.choose(Wish { avoid: memo.avoid(), again: None, lane }, now.at);
+            choice = self.failover.choose(Wish { avoid: memo.avoid(), again: None, lane, towards }, now.at);
         }
         memo.again = None;
         let Some((choice, config)) = choice.and_then(|c| self.failover.endpoint(c.endpoint).map(|e| (c, e))) else {
@@ -303,6 +315,7 @@ impl Engine {
         if self.is_poison(&mut flight.memo, &ruling, phase) {
             ruling.blame = Blame::None;
         }
+        let refused = flight.envelope.replay && self.rule_on_replay(&mut ruling);
         let next = self.tell_failover(&mut flight, &ruling, now);
         flight.memo.sent |= phase == Phase::Answer;
         let moved = matches!(next, Next::Reroute | Next::Elsewhere) && ruling.verdict == Verdict::Retry;
@@ -312,7 +325,11 @@ impl Engine {
         let outcome = format!("{}: {}", verdict.name(), ruling.seen);
         let record = AttemptRecord { endpoint: Arc::clone(&flight.name), phase, outcome, at: now.wall, ambiguous: ruling.ambiguous };
         self.concerns(&flight, &ruling);
+        if matches!(ruling.verdict, Verdict::Delivered | Verdict::DeliveredWithWarning | Verdict::Unconfirmed) && !refused {
+            self.replay_answered(&flight, now);
+        }
         match ruling.verdict {
+            _ if refused => self.replay_refused(&flight, &ruling, phase, now),
             Verdict::Delivered => self.delivered(&flight, record, Delivered::Ok, took),
             Verdict::DeliveredWithWarning => self.delivered(&flight, record, Delivered::Warning, took),
             Verdict::Unconfirmed => self.delivered(&flight, record, Delivered::Unconfirmed, took),
@@ -375,7 +392,9 @@ impl Engine {
     fn delivered(&mut self, flight: &Flight, record: AttemptRecord, how: Delivered, took: Duration) {
         let id = flight.envelope.id;
         self.settle(id, Settlement::Delivered(record, how));
-        self.emit(Event::Delivered { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: id, outcome: how, took });
+        if !flight.envelope.replay {
+            self.emit(Event::Delivered { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: id, outcome: how, took });
+        }
         self.schedule.progressed();
         self.relieved(id);
     }
@@ -412,7 +431,7 @@ impl Engine {
                 if let Some(endpoint) = here {
                     if ruling.unwanted { memo.unwanted.insert(endpoint) } else { memo.refused.insert(endpoint) }
                 }
-                if self.failover.has_place_for(memo.avoid()) {
+                if self.failover.has_place_for(memo.avoid()) && self.towards(envelope.replay).is_none() {
                     self.at_once(id, memo, now);
                 } else {
                     memo.refused = crate::endpoint::EndpointSet::EMPTY;
@@ -497,7 +516,7 @@ impl Engine {
         if self.stopping {
             return None;
         }
-        self.failover.next_timeout(now).into_iter().chain(self.schedule.next_due(now)).chain(self.next_rehearsal()).min()
+        self.failover.next_timeout(now).into_iter().chain(self.schedule.next_due(now)).chain(self.next_rehearsal()).chain(self.replay_due(now)).min()
     }
 
     /// An operator stops or resumes delivery.
@@ -527,6 +546,7 @@ impl Engine {
         engine.stopping = self.stopping;
         engine.alarms = std::mem::take(&mut self.alarms);
         engine.standbys.seen = std::mem::take(&mut self.standbys.seen);
+        engine.inherit_replays(&self.replays);
         for (id, flight) in self.flights.drain() {
             let outcome = "ambiguous: cut when the delivery loop was started again".to_owned();
             let record = AttemptRecord { endpoint: flight.name, phase: Phase::Answer, outcome, at: now.wall, ambiguous: true };
@@ -716,7 +736,11 @@ impl Engine {
                     }
                 }
                 Change::Pace(endpoint) => self.tell_pace(endpoint),
-                Change::Left(endpoint) => self.actions.push_back(Action::Drain(endpoint)),
+                Change::Left(endpoint) => {
+                    self.actions.push_back(Action::Drain(endpoint));
+                    self.left(endpoint, now);
+                }
+                Change::Returning(endpoint) => self.returning(endpoint),
                 Change::Release => self.release_all(now),
                 Change::Shift { to, news, reason } => {
                     self.emit(Event::Shift { destination: self.name(), endpoint: to, news, reason });
@@ -730,6 +754,7 @@ impl Engine {
         } else {
             self.clear(Alarm::Outage);
         }
+        self.step_replays(now);
     }
 
     fn tell_health(&mut self, endpoint: EndpointId) {

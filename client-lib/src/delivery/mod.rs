@@ -17,6 +17,7 @@ use std::fmt;
 
 pub mod alarms;
 pub mod engine;
+pub mod replay;
 pub mod scheduler;
 pub mod standby;
 pub mod status;

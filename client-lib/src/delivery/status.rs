@@ -23,6 +23,10 @@ pub struct DestinationStatus {
     pub shift: Option<ShiftStatus>,
     /// Why `active` is what it is.
     pub reason: String,
+    /// What is being replayed, and where, if anything is.
+    pub replay: Option<String>,
+    /// Replays that wait; they are counted among the envelopes below too.
+    pub replays: u64,
     /// Envelopes waiting their turn.
     pub ready: u64,
     /// Envelopes being attempted.

@@ -31,6 +31,7 @@
 //! - Stalled: one envelope at a time, as scout, tries all endpoints in order; then all wait (backoff), and again. A good probe that is proof enough
 //!   ends the wait; so does any answer.
 //! - Slow is not dead: `pace` says when a slow endpoint is left, and it stays eligible.
+//! - An endpoint that missed something (`resync`) asks for it when its time to return has come, and returns when it has it (`behind`).
 //! - An attempt that began before the destination left its endpoint says nothing new about it.
 //!
 //! Errors: none, but `ShiftRefused`. Every change carries a reason for people (`Change`).
@@ -51,6 +52,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+mod behind;
 mod choosing;
 mod observing;
 mod pace;
@@ -70,6 +72,8 @@ pub enum Errand {
     Traffic,
     /// The active one refused this envelope.
     Elsewhere,
+    /// It misses this envelope, before it returns.
+    CatchUp,
     /// To see whether the destination can return to it.
     Canary,
     /// No endpoint is in service: to see whether this one answers.
@@ -99,6 +103,8 @@ pub struct Wish {
     pub again: Option<EndpointId>,
     /// Its lane, if it shares one: it keeps to one endpoint of several active ones.
     pub lane: Option<u32>,
+    /// There and nowhere else: what an endpoint missed, before it returns.
+    pub towards: Option<EndpointId>,
 }
 
 /// How many envelopes may be taken.
@@ -180,6 +186,8 @@ pub enum Change {
         /// Why, and who.
         reason: String,
     },
+    /// It could return, if it had what it missed: the caller sees to that and says `caught_up`.
+    Returning(EndpointId),
 }
 
 #[derive(Debug, Clone)]

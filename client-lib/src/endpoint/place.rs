@@ -11,6 +11,15 @@ use std::time::{Duration, Instant};
 /// An endpoint that is left as slow within this time after its return returned too early.
 const SLOW_AGAIN: Duration = Duration::from_secs(600);
 
+/// Whether it misses something that others answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Behind {
+    No,
+    Missing,
+    /// Its return waits for that.
+    CatchingUp,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) config: Arc<Endpoint>,
@@ -31,6 +40,7 @@ pub(super) struct Place {
     pub(super) demanded: bool,
     /// Of its name: spreads lanes the same way whatever its place in the list.
     pub(super) salt: u64,
+    pub(super) behind: Behind,
     pub(super) outstanding: u32,
     /// Failures without an answer in a row; those seen side by side count once.
     pub(super) failures: u32,
@@ -55,6 +65,7 @@ impl Place {
             canary_out: false,
             demanded: false,
             salt: config.name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)),
+            behind: Behind::No,
             outstanding: 0,
             failures: 0,
             lost: 0,
@@ -111,6 +122,9 @@ impl Place {
             let failed_return = self.returned_at.is_some_and(|at| now.saturating_duration_since(at) < trial);
             self.hold_down = if failed_return { self.hold_down.saturating_mul(2).min(max) } else { base };
             self.out = Some(now);
+        }
+        if self.behind == Behind::CatchingUp {
+            self.behind = Behind::Missing;
         }
         self.returned_at = None;
         self.left_at = Some(now);

@@ -494,7 +494,7 @@ impl Running {
     }
 
     fn commit(&self, way: &Way, keys: Keys, content: Content) -> Result<EnvelopeId, ClientError> {
-        let addressees = vec![Addressee { destination: way.id, lane: Lane::of(way.destination.ordering, &keys) }];
+        let addressees = vec![Addressee { destination: way.id, lane: Lane::of(way.destination.ordering, &keys), stat: false }];
         let draft = Draft { keys, content, accepted_at: unix_millis(), addressees, fingerprint: None };
         let receipt = if is_roomy() {
             self.committer.spool().commit(draft)
@@ -549,7 +549,8 @@ impl Running {
         let kind = match view.state {
             State::Delivered if text.starts_with("delivered with warning") => ReportKind::DeliveredWithWarning,
             State::Delivered if text.starts_with("delivered, unconfirmed") => ReportKind::Unconfirmed,
-            State::Delivered => ReportKind::Delivered,
+            // A replay that was refused repeats what had been delivered.
+            State::Delivered | State::ReplayEnded => ReportKind::Delivered,
             State::DeadLetter => ReportKind::DeadLetter,
             State::Held => ReportKind::Held,
             State::Discarded => ReportKind::Discarded,

@@ -14,6 +14,7 @@
 use crate::config::{self, Ambiguous};
 use crate::delivery::engine::direct::Direct;
 use crate::delivery::engine::{Action, Engine, Moment};
+use crate::delivery::replay::{ByHandRefused, Command};
 use crate::delivery::standby::{Kind, Rehearsed, Stumble};
 use crate::delivery::status::DestinationStatus;
 use crate::delivery::verdict::Ruling;
@@ -27,7 +28,7 @@ use crate::io::committer::Committer;
 use crate::io::courier::{AnswerTime, Answered, Boxed, Courier, Order, Parcel, Patience, ProbeFailure};
 use crate::io::stop::Stop;
 use crate::limits::POOL_KNOWN;
-use crate::spool::{Filter, Settlement, Spool, SpoolError, State, UnixMillis};
+use crate::spool::{Filter, Planned, Range, Settlement, Spool, SpoolError, State, UnixMillis};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -119,6 +120,10 @@ impl Driver {
         for (_, seen) in committer.spool().remembered().iter().filter(|(about, _)| *about == name) {
             engine.recall(seen);
         }
+        if let Some((order, state)) = committer.spool().replay_state(id) {
+            engine.restore_replays(order, &state, now());
+        }
+        committer.spool().keep_for_replay(id, engine.keep(), now().wall);
         let shared = Arc::new(Shared {
             id,
             spool: Arc::clone(committer.spool()),
@@ -178,6 +183,8 @@ impl Driver {
             active,
             shift: core.engine.shift(),
             reason,
+            replay: core.engine.replay_text(),
+            replays: counts.replays,
             ready: counts.ready,
             in_flight: counts.in_flight,
             deferred: counts.deferred,
@@ -222,10 +229,32 @@ impl Driver {
         done
     }
 
+    /// What a replay by hand would replay. Reads history: blocks.
+    /// # Errors
+    /// Why not, for people.
+    pub fn plan_replay(&self, ranges: Vec<Range>, out_of_order: bool) -> Result<Planned, ReplayError> {
+        let order = self.0.core().engine.plan_by_hand(ranges, out_of_order)?;
+        Ok(self.0.spool.plan_replay(self.0.id, &order)?)
+    }
+
+    /// Begins a replay by hand.
+    /// # Errors
+    /// Why not, for people.
+    pub fn replay(&self, ranges: Vec<Range>, out_of_order: bool) -> Result<(), ReplayError> {
+        let mut core = self.0.core();
+        core.engine.replay_by_hand(ranges, out_of_order, now())?;
+        self.0.perform(&mut core);
+        drop(core);
+        self.0.wake.notify_one();
+        Ok(())
+    }
+
     /// Takes new settings and a new courier, live; attempts in flight end on the old one.
     pub async fn reconfigure(&self, destination: Arc<config::Destination>, courier: Arc<dyn Courier>) {
         let (destination, courier) = courier.regroup().unwrap_or((destination, courier));
         self.0.change(&mut self.0.core(), destination, courier);
+        let keep = self.0.core().engine.keep();
+        self.0.spool.keep_for_replay(self.0.id, keep, now().wall);
         self.0.wake.notify_one();
     }
 
@@ -333,11 +362,23 @@ fn keep_zone(engine: &mut Engine) {
     }
 }
 
+/// Why a replay by hand was not begun.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The destination does not take it.
+    #[error(transparent)]
+    Refused(#[from] ByHandRefused),
+    /// History could not be read.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+}
+
 /// Work for a task of its own.
 enum Job {
     Attempt { courier: Arc<dyn Courier>, order: Order, synced: Option<Arc<str>> },
     Probe { courier: Arc<dyn Courier>, endpoint: EndpointId, store: bool, generation: u64, within: Duration },
     Rehearse { courier: Arc<dyn Courier>, endpoint: EndpointId, kinds: Vec<Kind>, generation: u64, within: Duration },
+    Replay(Box<Command>),
 }
 
 /// What a task was for.
@@ -346,12 +387,14 @@ enum Errand {
     Attempt(EnvelopeId),
     Probe(EndpointId, u64),
     Rehearsal(EndpointId, u64),
+    Replay,
 }
 
 enum Ended {
     Attempt(Outcome, AnswerTime),
     Probe(Result<Duration, ProbeFailure>),
     Rehearsal(Rehearsed),
+    Replay(Result<Planned, String>),
 }
 
 impl Shared {
@@ -404,6 +447,7 @@ impl Shared {
                 Action::Settle { id, settlement, synced } => self.settle(core, id, settlement, synced),
                 Action::Due(id) => self.spool.due(id),
                 Action::Untake(id) => self.spool.untake(id),
+                Action::Replay(command) => core.jobs.push(Job::Replay(command)),
                 Action::Emit(event) => self.events.emit(event),
             }
         }
@@ -431,14 +475,19 @@ impl Shared {
         for _ in 0..self.durable.swap(0, Ordering::AcqRel) {
             core.engine.settled();
         }
+        core.engine.mark(self.spool.mark(now().wall), now());
         core.engine.tick(now());
         self.perform(&mut core);
+        if core.engine.replays_run() && self.spool.replays_left(self.id) == 0 {
+            core.engine.replays_over(now());
+            self.perform(&mut core);
+        }
         if taking.rest_until.is_some_and(|until| Instant::now() >= until) {
             taking.rest_until = None;
             core.engine.kicked();
         }
         while taking.rest_until.is_none() && core.engine.wants(now().at) {
-            match self.spool.take(self.id) {
+            match self.spool.take_of(self.id, core.engine.wanted()) {
                 Ok(Some(envelope)) => {
                     taking.failed = 0;
                     taking.taken += 1;
@@ -528,6 +577,8 @@ impl Shared {
                 core.engine.probe_answered_in(endpoint, took, now());
                 core.engine.probed(endpoint, Ok(()), now());
             }
+            (Errand::Replay, Ok(Ended::Replay(result))) => core.engine.replay_done(result, now()),
+            (Errand::Replay, ended) => core.engine.replay_done(Err(ended.err().unwrap_or_default()), now()),
             (Errand::Probe(endpoint, _), Ok(Ended::Probe(Err(failure)))) => {
                 core.engine.probed(endpoint, Err((failure.phase, &failure.cause)), now());
             }
@@ -671,6 +722,19 @@ fn begin(shared: &Arc<Shared>, job: Job) -> (Errand, Boxed<Ended>) {
                 Ended::Rehearsal(tokio::time::timeout(all, courier.rehearse(endpoint, kinds, within)).await.unwrap_or(Err(late)))
             };
             (Errand::Rehearsal(endpoint, generation), Box::pin(work))
+        }
+        Job::Replay(command) => {
+            let (spool, id) = (Arc::clone(&shared.spool), shared.id);
+            let replay = move || {
+                let done = match &command.order {
+                    Some(order) => spool.replay(id, order, &command.state),
+                    None => spool.end_replay(id, &command.state).map(|()| Planned::default()),
+                };
+                spool.keep_for_replay(id, command.keep, now().wall);
+                done.map_err(|error| error.to_string())
+            };
+            let work = async move { Ended::Replay(tokio::task::spawn_blocking(replay).await.unwrap_or_else(|e| Err(panic_text(e)))) };
+            (Errand::Replay, Box::pin(work))
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Errors: `Disk` if a segment's list cannot be read, `NotWaiting` if nothing is left.
 
 use crate::ids::{DestinationId, EnvelopeId, MessageId};
-use crate::keys::Key;
+use crate::keys::{Key, Keys};
 use crate::spool::content::ContentReader;
 use crate::spool::envelope::{AttemptRecord, Discarded, EnvelopeView, Filter, Lane, State};
 use crate::spool::error::SpoolError;
@@ -13,7 +13,7 @@ use crate::spool::journal::{Content, lock};
 use crate::spool::lanes::Place;
 use crate::spool::record::{AMBIGUOUS, ATTEMPT, Code, Message, OUT_OF_ORDER, Position, StateRecord};
 use crate::spool::segment::Entry;
-use crate::spool::{Inner, UnixMillis};
+use crate::spool::{Inner, Spool, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -349,6 +349,18 @@ impl Inner {
         let (sequence, message, bytes) = self.read_message(at)?.ok_or(SpoolError::Damaged { message: id, offset: 0 })?;
         // Content of the past may be gone before its record.
         self.reader(sequence, &message, bytes).map_err(|_| SpoolError::NotWaiting(EnvelopeId(id.0)))
+    }
+}
+
+impl Spool {
+    /// Key tables of the next `limit` envelopes that could be taken soon; for choosing presentation contexts.
+    #[must_use]
+    pub fn peek(&self, destination: DestinationId, limit: usize) -> Vec<Arc<Keys>> {
+        let soon: Vec<Position> = match lock(&self.inner.index).lanes(destination) {
+            Some(lanes) => lanes.upcoming().take(limit).map(|(_, at)| at).collect(),
+            None => Vec::new(),
+        };
+        soon.into_iter().filter_map(|at| self.inner.read_message(at).ok().flatten()).map(|(_, message, _)| message.keys).collect()
     }
 }
 

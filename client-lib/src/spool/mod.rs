@@ -263,8 +263,7 @@ impl Inner {
         let content = self.settle_content(draft.content)?;
         keys.set(Key::Sha256, &content.sha256);
         let marks = |stat| Marks { stat, replay: false };
-        let seat =
-            |(i, a): (usize, &Addressee)| Seat { delta: i as u16 + 1, destination: a.destination, lane: a.lane, marks: marks(a.stat) };
+        let seat = |(i, a): (usize, &Addressee)| Seat { delta: i as u16 + 1, destination: a.destination, lane: a.lane, marks: marks(a.stat) };
         let message = Message {
             accepted_at: draft.accepted_at,
             fingerprint: draft.fingerprint,
@@ -593,16 +592,6 @@ impl Spool {
                 Err(error)
             }
         }
-    }
-
-    /// Key tables of the next `limit` envelopes that could be taken soon; for choosing presentation contexts.
-    #[must_use]
-    pub fn peek(&self, destination: DestinationId, limit: usize) -> Vec<Arc<Keys>> {
-        let soon: Vec<Position> = match lock(&self.inner.index).lanes(destination) {
-            Some(lanes) => lanes.upcoming().take(limit).map(|(_, at)| at).collect(),
-            None => Vec::new(),
-        };
-        soon.into_iter().filter_map(|at| self.inner.read_message(at).ok().flatten()).map(|(_, message, _)| message.keys).collect()
     }
 
     /// Records what became of an envelope in flight. Rides with the next commit, within 10 ms.

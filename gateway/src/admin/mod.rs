@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 pub mod auth;
 pub mod endpoints;
 pub mod queue;
+pub mod replay;
 pub mod socket;
 pub mod status;
 #[cfg(test)]
@@ -94,6 +95,7 @@ pub fn router(live: Arc<Live>, door: Door) -> Router {
     let verbs = Router::new()
         .route("/api/v1/envelopes/{id}", post(queue::decide_all))
         .route("/api/v1/envelopes/{id}/{verb}", post(queue::decide))
+        .route("/api/v1/destinations/{name}/replay", post(replay::replay))
         .route("/api/v1/destinations/{name}/{verb}", post(endpoints::destination))
         .route("/api/v1/destinations/{name}/endpoints/{endpoint}/{verb}", post(wishes::endpoint))
         .route("/api/v1/sites/{name}/{verb}", post(wishes::site))

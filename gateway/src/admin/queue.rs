@@ -288,6 +288,7 @@ fn row(view: &EnvelopeView, live: &Live, door: &Door) -> Value {
         "state": view.state.name(),
         "ambiguous": !envelope.ambiguous_at.is_empty(),
         "replay": envelope.replay,
+        "replay_of": view.replay_of.map(|id| id.to_string()),
         "out_of_order": envelope.out_of_order,
         "key": key,
         "accepted_at": time(envelope.accepted_at),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 pub mod connect;
 pub mod peers;
 pub mod queue;
+pub mod replay;
 pub mod reports;
 pub mod wishes;
 
@@ -102,6 +103,8 @@ enum Command {
     /// Move all destinations of a site away from it
     #[command(subcommand)]
     Site(wishes::Site),
+    /// Deliver again what endpoints had answered
+    Replay(replay::Replay),
     /// Send a message or images, as a test client
     #[command(subcommand)]
     Send(peers::Send),
@@ -197,6 +200,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Endpoint(endpoint) => waited(endpoint.execute(json)),
         Command::Site(site) => waited(site.execute(json)),
+        Command::Replay(replay) => waited(replay.execute(json)),
         Command::Send(send) => waited(send.execute(json)),
         Command::Echo(echo) => waited(echo.execute(json)),
     }
@@ -261,6 +265,7 @@ mod tests {
             "everpost endpoint probe d e",
             "everpost site shift s --to t --reason because",
             "everpost site unshift s",
+            "everpost replay d --from-endpoint e --since 2h --until 2026-01-31T22:00:00Z --dry-run --out-of-order",
             "everpost send hl7 f --to mllp://h:1",
             "everpost send dicom a b --to dicom://AE@h:1",
             "everpost echo dicom://AE@h:1",
@@ -283,6 +288,7 @@ mod tests {
             "everpost site shift --reason because", // of which site?
             "everpost status --config f --data-dir d",
             "everpost queue show x",
+            "everpost replay d", // since when?
             "everpost send hl7 f",
         ] {
             assert_eq!(parsed(line).err().map(|e| e.exit_code()), Some(2), "{line}");

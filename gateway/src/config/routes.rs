@@ -4,9 +4,9 @@
 
 use super::Listener;
 use crate::route::{Pattern, Route, WHEN_KEYS};
-use everpost_client::config::{Destination, Ordering};
 use everpost_client::config::read::{Section, Text};
 use everpost_client::config::shape::{Default, Field, Kind, Shape, field};
+use everpost_client::config::{Destination, Ordering};
 use everpost_client::keys::{Key, Protocol};
 use everpost_client::limits;
 use std::sync::Arc;

@@ -4,11 +4,15 @@
 use super::store::Store;
 use bytes::Bytes;
 use everpost_client::config::SpoolSettings;
+use everpost_client::delivery::replay::Command;
 use everpost_client::event::Events;
 use everpost_client::ids::{DestinationId, EnvelopeId};
 use everpost_client::keys::Keys;
-use everpost_client::spool::{Addressee, Content, Decision, Draft, Envelope, Filter, Lane, Settlement, Spool, SpoolError, State};
+use everpost_client::spool::{
+    Addressee, Content, Decision, Draft, Envelope, Filter, Lane, Mark, Planned, Settlement, Spool, SpoolError, State, Take, UnixMillis,
+};
 use harness::faulty_disk::FaultyDisk;
+use std::collections::HashMap;
 use std::time::Duration;
 
 pub(crate) struct Journalled {
@@ -19,6 +23,8 @@ pub(crate) struct Journalled {
     pending: Option<Duration>,
     now: Duration,
     power: bool,
+    /// What each replay repeats.
+    origins: HashMap<EnvelopeId, EnvelopeId>,
 }
 
 fn settings() -> SpoolSettings {
@@ -28,7 +34,15 @@ fn settings() -> SpoolSettings {
 impl Journalled {
     pub(crate) fn new(seed: u64) -> Self {
         let disk = FaultyDisk::new(seed, 64 << 20);
-        let mut store = Self { disk, spool: None, to: DestinationId(0), pending: None, now: Duration::ZERO, power: seed.is_multiple_of(2) };
+        let mut store = Self {
+            disk,
+            spool: None,
+            to: DestinationId(0),
+            pending: None,
+            now: Duration::ZERO,
+            power: seed.is_multiple_of(2),
+            origins: HashMap::new(),
+        };
         store.open();
         store
     }
@@ -59,8 +73,39 @@ impl Store for Journalled {
         EnvelopeId(receipt.message().0 + 1)
     }
 
-    fn take(&mut self) -> Option<Envelope> {
-        self.spool().take(self.to).unwrap()
+    fn take(&mut self, want: Take) -> Option<Envelope> {
+        let taken = self.spool().take_of(self.to, want).unwrap();
+        if let Some(envelope) = taken.as_ref().filter(|e| e.replay && !self.origins.contains_key(&e.id)) {
+            let (view, _) = self.spool().story(envelope.id).unwrap();
+            self.origins.insert(envelope.id, view.replay_of.unwrap());
+        }
+        taken
+    }
+
+    fn replay(&mut self, command: &Command, now: UnixMillis) -> Result<Planned, String> {
+        let done = match &command.order {
+            Some(order) => self.spool().replay(self.to, order, &command.state),
+            None => self.spool().end_replay(self.to, &command.state).map(|()| Planned::default()),
+        };
+        self.pending = None;
+        self.spool().keep_for_replay(self.to, command.keep, now);
+        done.map_err(|error| error.to_string())
+    }
+
+    fn mark(&self, at: UnixMillis) -> Mark {
+        self.spool().mark(at)
+    }
+
+    fn replays_left(&self) -> u64 {
+        self.spool().replays_left(self.to)
+    }
+
+    fn replay_state(&self) -> Option<(u64, Vec<u8>)> {
+        self.spool().replay_state(self.to)
+    }
+
+    fn origin(&self, id: EnvelopeId) -> EnvelopeId {
+        self.origins.get(&id).copied().unwrap_or(id)
     }
 
     fn settle(&mut self, id: EnvelopeId, settlement: Settlement, at: Duration, synced: bool) {

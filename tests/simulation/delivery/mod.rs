@@ -4,6 +4,7 @@
 mod journalled;
 mod peer;
 mod random;
+mod replay;
 mod rules;
 mod store;
 mod world;

@@ -2,9 +2,10 @@
 //! Rules: order and lanes as `spool` promises them; a crash forgets what was settled in the last 10 ms, as a real one may.
 
 use everpost_client::config::LaneRule;
+use everpost_client::delivery::replay::Command;
 use everpost_client::ids::{DestinationId, EnvelopeId, MessageId};
 use everpost_client::keys::Keys;
-use everpost_client::spool::{Decision, Envelope, Lane, Settlement, State};
+use everpost_client::spool::{Decision, Envelope, Lane, Mark, Planned, Settlement, State, Take, UnixMillis};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 /// What the world asks of a spool.
 pub(crate) trait Store {
     fn commit(&mut self, lane: Lane) -> EnvelopeId;
-    fn take(&mut self) -> Option<Envelope>;
+    fn take(&mut self, want: Take) -> Option<Envelope>;
     fn settle(&mut self, id: EnvelopeId, settlement: Settlement, at: Duration, synced: bool);
     fn due(&mut self, id: EnvelopeId);
     fn untake(&mut self, id: EnvelopeId);
@@ -25,6 +26,26 @@ pub(crate) trait Store {
     /// Those of these that wait for an operator.
     fn stopped(&self, all: &[EnvelopeId]) -> Vec<(EnvelopeId, State)> {
         all.iter().map(|id| (*id, self.state(*id))).filter(|(_, state)| matches!(state, State::Held | State::DeadLetter)).collect()
+    }
+    /// Does what a replay needs of the spool.
+    fn replay(&mut self, _: &Command, _: UnixMillis) -> Result<Planned, String> {
+        Ok(Planned::default())
+    }
+    /// Where the log is.
+    fn mark(&self, at: UnixMillis) -> Mark {
+        Mark { number: 0, at }
+    }
+    /// Replays that wait.
+    fn replays_left(&self) -> u64 {
+        0
+    }
+    /// What an earlier run remembered of replays.
+    fn replay_state(&self) -> Option<(u64, Vec<u8>)> {
+        None
+    }
+    /// The envelope that a replay repeats; any other one is its own.
+    fn origin(&self, id: EnvelopeId) -> EnvelopeId {
+        id
     }
     /// The process is gone; what was settled after `durable` may be gone with it.
     fn crash(&mut self, durable: Duration);
@@ -79,7 +100,7 @@ impl Store for Shelf {
         EnvelopeId(number)
     }
 
-    fn take(&mut self) -> Option<Envelope> {
+    fn take(&mut self, _: Take) -> Option<Envelope> {
         let number = self.entries.iter().find(|(n, e)| e.state == State::Ready && self.free(**n, e)).map(|(n, _)| *n)?;
         let entry = self.entries.get_mut(&number)?;
         entry.state = State::InFlight;

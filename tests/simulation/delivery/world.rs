@@ -10,7 +10,7 @@ use everpost_client::endpoint::wishes::{Shift, Wishes};
 use everpost_client::event::Event;
 use everpost_client::ids::{EndpointId, EnvelopeId};
 use everpost_client::keys::Protocol;
-use everpost_client::spool::{Decision, Lane, Settlement, State};
+use everpost_client::spool::{Decision, Envelope, Lane, Planned, Settlement, State};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::num::NonZeroU16;
@@ -73,6 +73,7 @@ enum Happening {
     AttemptEnds { id: EnvelopeId, run: u32, serial: u64 },
     ProbeEnds { endpoint: EndpointId, run: u32, result: Result<(), (Phase, &'static str)> },
     Settled { run: u32 },
+    Replayed { run: u32, result: Result<Planned, String> },
     Tick { run: u32 },
 }
 
@@ -82,6 +83,7 @@ struct Attempt {
     kept: bool,
     serial: u64,
     lane: Lane,
+    replay: bool,
 }
 
 /// An attempt that ended, for the checks.
@@ -242,6 +244,9 @@ impl World {
         let seed = self.random.u64(..);
         self.engine = Engine::new(Arc::clone(&self.destination), seed, self.base + self.now);
         self.engine.restore(self.wishes.clone(), self.moment());
+        if let Some((order, state)) = self.store.replay_state() {
+            self.engine.restore_replays(order, &state, self.moment());
+        }
         self.moves.push(Move { at: self.now, from: None, to: None, reason: "crash".to_owned() });
         self.pump();
     }
@@ -365,6 +370,7 @@ impl World {
                 self.engine.probed(endpoint, result, self.moment());
             }
             Happening::Settled { run } if run == self.run => self.engine.settled(),
+            Happening::Replayed { run, result } if run == self.run => self.engine.replay_done(result, self.moment()),
             Happening::Tick { run } if run == self.run && self.next_tick == Some(self.now) => self.next_tick = None,
             _ => return,
         }
@@ -372,10 +378,16 @@ impl World {
     }
 
     fn pump(&mut self) {
+        let mark = self.store.mark(self.moment().wall);
+        self.engine.mark(mark, self.moment());
         self.engine.tick(self.moment());
         self.perform();
+        if self.engine.replays_run() && self.store.replays_left() == 0 {
+            self.engine.replays_over(self.moment());
+            self.perform();
+        }
         while self.engine.wants(self.base + self.now) {
-            match self.store.take() {
+            match self.store.take(self.engine.wanted()) {
                 Some(envelope) => self.engine.offer(envelope, self.moment()),
                 None => self.engine.drained(self.moment()),
             }
@@ -397,7 +409,7 @@ impl World {
                         let name = self.destination.endpoints[endpoint.index()].name.clone();
                         self.store.settle(envelope.id, Settlement::Started { endpoint: name }, self.now, true);
                     }
-                    self.begin(envelope.id, envelope.lane, endpoint, fresh);
+                    self.begin(&envelope, endpoint, fresh);
                 }
                 Action::Probe { endpoint, .. } => {
                     let (takes, result) = self.peers[endpoint.index()].probe(&mut self.random);
@@ -414,29 +426,38 @@ impl World {
                 }
                 Action::Due(id) => self.store.due(id),
                 Action::Untake(id) => self.store.untake(id),
+                Action::Replay(command) => {
+                    let result = self.store.replay(&command, self.moment().wall);
+                    let after = Duration::from_micros(self.random.u64(0..20_000));
+                    self.later(after, Happening::Replayed { run: self.run, result });
+                }
                 Action::Emit(event) => self.hear(event),
             }
         }
     }
 
-    fn begin(&mut self, id: EnvelopeId, lane: Lane, endpoint: EndpointId, fresh: bool) {
+    fn begin(&mut self, envelope: &Envelope, endpoint: EndpointId, fresh: bool) {
+        let (id, lane, replay) = (envelope.id, envelope.lane, envelope.replay);
         for (other, (attempt, _)) in &self.attempts {
             let same =
                 matches!((attempt.lane, lane), (Lane::Key(a), Lane::Key(b)) if a == b) || attempt.lane == Lane::Barrier || lane == Lane::Barrier;
-            assert!(!same, "two of one lane under way: {other} and {id}");
+            // What an endpoint missed goes there while others go elsewhere.
+            let apart = attempt.replay != replay && attempt.endpoint != endpoint.index();
+            assert!(!same || apart, "two of one lane under way: {other} and {id}");
         }
         let name = &self.destination.endpoints[endpoint.index()].name;
         assert!(!self.wishes.admin.contains_key(name), "an attempt on {name}, which people took out");
         let story = self.peers[endpoint.index()].attempt(id, fresh, &mut self.random);
         let serial = self.serial + 1;
-        let attempt = Attempt { endpoint: endpoint.index(), outcome: story.outcome, kept: story.kept, serial, lane };
+        let attempt = Attempt { endpoint: endpoint.index(), outcome: story.outcome, kept: story.kept, serial, lane, replay };
         assert!(self.attempts.insert(id, (attempt, self.now)).is_none(), "one attempt per envelope");
         self.later(story.takes, Happening::AttemptEnds { id, run: self.run, serial });
         let window = match self.destination.ordering {
             Ordering::Strict => 1,
             _ => usize::from(self.destination.associations.get()) * usize::from(self.destination.window.get()),
         };
-        assert!(self.attempts.len() <= window, "more under way than the window allows");
+        let messages = self.attempts.values().filter(|(a, _)| !a.replay).count();
+        assert!(messages <= window && self.attempts.len() <= window + (window / 2).max(1), "more under way than the window allows");
     }
 
     /// Custody ends only by a positive answer.

@@ -25,7 +25,7 @@ pub struct Direct {
 impl Engine {
     /// Where a message that is not in the spool goes now, if anywhere: not to `avoid`; to `again`, if it still serves.
     pub fn direct(&mut self, avoid: EndpointSet, again: Option<EndpointId>, now: Moment) -> Option<Direct> {
-        let chosen = self.failover.choose(Wish { avoid, again, lane: None }, now.at);
+        let chosen = self.failover.choose(Wish { avoid, again, ..Wish::default() }, now.at);
         let endpoint = match chosen {
             Some(choice) => choice.endpoint,
             None => (0..self.failover.len())

@@ -2,8 +2,8 @@
 
 use super::{Admission, Choice, Errand, Failover, Wish};
 use crate::config::Policy;
-use crate::endpoint::EndpointSet;
 use crate::endpoint::place::Place;
+use crate::endpoint::{Admin, EndpointSet};
 use crate::ids::EndpointId;
 use std::time::Instant;
 
@@ -37,6 +37,11 @@ impl Failover {
     }
 
     fn serve(&mut self, wish: Wish) -> Option<Choice> {
+        if let Some(endpoint) = wish.towards {
+            let place = self.places.get(endpoint.index())?;
+            let good = place.admin == Admin::Enabled && (place.trusted() || place.health.wants_canary());
+            return good.then_some(Choice { endpoint, fresh: wish.again == Some(endpoint), errand: Errand::CatchUp });
+        }
         if let Some(endpoint) = wish.again.filter(|e| self.places.get(e.index()).is_some_and(Place::trusted)) {
             let errand = if self.active.contains(&endpoint) { Errand::Traffic } else { Errand::Elsewhere };
             return Some(Choice { endpoint, fresh: true, errand });

@@ -155,7 +155,7 @@ fn check_told(machine: &mut Failover) {
                 assert!(reason.len() > 3 && !reason.ends_with([' ', ';', ':']), "{reason:?}");
             }
             Change::Health(endpoint) => assert!(machine.health(endpoint).is_some_and(|h| !h.reason().is_empty())),
-            Change::Pace(_) | Change::Left(_) | Change::Release => {}
+            Change::Pace(_) | Change::Left(_) | Change::Returning(_) | Change::Release => {}
         }
     }
 }
@@ -165,7 +165,7 @@ fn check_choice(machine: &Failover, choice: Choice, now: Instant) {
     assert_eq!(place.admin, Admin::Enabled, "a drained endpoint gets nothing");
     match choice.errand {
         Errand::Traffic => assert!(machine.active.contains(&choice.endpoint) && place.trusted() && place.out.is_none()),
-        Errand::Elsewhere => assert!(place.trusted()),
+        Errand::Elsewhere | Errand::CatchUp => assert!(place.trusted()),
         Errand::Canary => {
             let due = place.health.wants_canary() && place.rested(now) || place.demanded || place.canary_due;
             assert!(place.out.is_some() && due && !place.canary_out && place.admin == Admin::Enabled);

@@ -109,8 +109,8 @@ impl Failover {
             // What becomes of the envelope, the verdict says.
             Errand::Scout { .. } => drop(self.scout_failed(choice.endpoint, Proof::Traffic, end.seen, now)),
             // Out already, and a refusal is no reason to come back.
-            Errand::Traffic | Errand::Elsewhere if place.out.is_some() => {}
-            Errand::Traffic | Errand::Elsewhere => {
+            Errand::Traffic | Errand::Elsewhere | Errand::CatchUp if place.out.is_some() => {}
+            Errand::Traffic | Errand::Elsewhere | Errand::CatchUp => {
                 if place.health.answered(now) {
                     self.changes.push_back(Change::Health(choice.endpoint));
                 }
@@ -134,7 +134,7 @@ impl Failover {
                 return Next::Reroute;
             }
             Errand::Scout { .. } => return self.scout_failed(endpoint, Proof::Reaching(phase), end.seen, now),
-            Errand::Traffic | Errand::Elsewhere => {}
+            Errand::Traffic | Errand::Elsewhere | Errand::CatchUp => {}
         }
         let place = &mut self.places[endpoint.index()];
         let fault_of_message = place.health.answered_since(end.started, now);

@@ -3,6 +3,7 @@
 use super::{Change, Failover, Stall};
 use crate::config::Policy;
 use crate::endpoint::Admin;
+use crate::endpoint::place::Behind;
 use crate::endpoint::pool::outranks;
 use crate::endpoint::sites::Whereabouts;
 use crate::endpoint::wishes::Liking;
@@ -36,7 +37,7 @@ impl Failover {
     /// When an endpoint that is out may come back by itself, or send for a canary, if it is on its way.
     pub(super) fn return_at(&self, endpoint: EndpointId) -> Option<Instant> {
         let place = &self.places[endpoint.index()];
-        let waiting = place.out.is_some() && !place.canary_due && (place.trusted() || place.health.wants_canary());
+        let waiting = place.out.is_some() && place.behind != Behind::CatchingUp && !place.canary_due && (place.trusted() || place.health.wants_canary());
         let leads = self.leads(endpoint) || place.trusted();
         let may = waiting && leads && self.stall.is_none() && self.auto && self.voluntary(endpoint) && place.admin == Admin::Enabled;
         let too_slow = place.health.wants_leaving() && !place.health.may_be_fast_again();
@@ -140,6 +141,9 @@ impl Failover {
             }
             let rested = may_return && place.rested(now);
             if place.trusted() && place.health.wants_leaving() && !(rested && self.is_fast_enough(endpoint)) {
+                continue;
+            }
+            if voluntary && self.waits_behind(endpoint, rested) {
                 continue;
             }
             let place = &mut self.places[endpoint.index()];

@@ -185,6 +185,11 @@ impl Failover {
     /// An operator wants the best liked endpoint back that can be had, now. False: none before the active one is good.
     pub fn failback_now(&mut self, now: Instant) -> bool {
         let before: Vec<EndpointId> = self.liked().take_while(|e| !self.active.contains(e)).collect();
+        if let Some(endpoint) = before.iter().copied().find(|e| self.places[e.index()].trusted() || self.places[e.index()].health.wants_canary())
+            && self.waits_behind(endpoint, true)
+        {
+            return true;
+        }
         if let Some(endpoint) = before.iter().find(|e| self.places[e.index()].trusted()) {
             let place = &mut self.places[endpoint.index()];
             place.bring_back(now);

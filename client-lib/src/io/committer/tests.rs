@@ -115,7 +115,7 @@ impl Stage {
     }
 
     fn draft(&self) -> Draft {
-        let addressees = vec![Addressee { destination: self.to, lane: Lane::Own }];
+        let addressees = vec![Addressee { destination: self.to, lane: Lane::Own, stat: false }];
         Draft { keys: Keys::new(), content: Content::Whole(Bytes::from_static(b"MSH|")), accepted_at: 1, addressees, fingerprint: None }
     }
 

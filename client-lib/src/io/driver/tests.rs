@@ -329,7 +329,7 @@ async fn a_standby_that_would_refuse_is_told_once_and_what_was_seen_is_remembere
     for (key, value) in [(Key::SopClass, MG), (Key::TransferSyntax, "1.2.840.10008.1.2.1"), (Key::Modality, "MG")] {
         keys.set(key, value.as_bytes());
     }
-    let addressees = vec![Addressee { destination: bench.id, lane: Lane::Own }];
+    let addressees = vec![Addressee { destination: bench.id, lane: Lane::Own, stat: false }];
     let draft = Draft { keys, content: Content::Whole(Bytes::from_static(b"image")), accepted_at: 1, addressees, fingerprint: None };
     let _receipt = bench.committer.commit(draft).await.unwrap();
     let standby = |driver: &Driver| driver.status().endpoints[1].clone();
