@@ -21,8 +21,8 @@
 
 mod degraded;
 pub mod direct;
-mod wishes;
 mod replays;
+mod wishes;
 
 use super::alarms::{Alarm, Alarms};
 use super::replay::{Command, Replays};

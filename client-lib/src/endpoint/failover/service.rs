@@ -37,7 +37,8 @@ impl Failover {
     /// When an endpoint that is out may come back by itself, or send for a canary, if it is on its way.
     pub(super) fn return_at(&self, endpoint: EndpointId) -> Option<Instant> {
         let place = &self.places[endpoint.index()];
-        let waiting = place.out.is_some() && place.behind != Behind::CatchingUp && !place.canary_due && (place.trusted() || place.health.wants_canary());
+        let waiting =
+            place.out.is_some() && place.behind != Behind::CatchingUp && !place.canary_due && (place.trusted() || place.health.wants_canary());
         let leads = self.leads(endpoint) || place.trusted();
         let may = waiting && leads && self.stall.is_none() && self.auto && self.voluntary(endpoint) && place.admin == Admin::Enabled;
         let too_slow = place.health.wants_leaving() && !place.health.may_be_fast_again();
