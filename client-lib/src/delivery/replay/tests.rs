@@ -1,3 +1,5 @@
+//! The machine of replays, step by step. Rules: no sleeping; the clock is an argument.
+
 use super::*;
 use crate::endpoint::fixture;
 use crate::keys::Protocol;
