@@ -255,7 +255,7 @@ impl Replays {
         }
         let alone = self.names.len() < 2;
         let past = self.past.entry(Arc::clone(endpoint)).or_default();
-        if !self.window.is_zero() && !(alone && !self.resync) {
+        if !self.window.is_zero() && (!alone || self.resync) {
             let since = self.answers.get(endpoint).map_or(Since::BeforeLastAnswer(self.window), |mark| Since::Mark(*mark));
             // What was still in doubt stays so.
             let since = past.doubt.filter(|_| past.fresh || past.out.is_some()).map_or(since, |(before, _)| before);
