@@ -466,11 +466,11 @@ mod tests {
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("verify") && warnings[1].contains("\"b\" is less protected than \"a\""), "{warnings:?}");
         assert_eq!(notes.tls.len(), 1);
-        let source = MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nconvert = true\nreplay_window = '2m'\nresync = 'none'");
+        let source = MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nconvert = true\nrto = '2m'\nreplay_window = '2m'");
         let ClientSettings { destinations, notes, .. } = read(&source).unwrap();
         let warnings: Vec<String> = notes.warnings.iter().map(|warning| warning.what.clone()).collect();
-        assert_eq!(warnings, ["`convert` means nothing for mllp", "`replay_window` is read and checked, not acting in this version"]);
-        assert_eq!(destinations[0].not_acting, ["replay_window"]);
+        assert_eq!(warnings, ["`convert` means nothing for mllp", "`rto` is read and checked, not acting in this version"]);
+        assert_eq!(destinations[0].not_acting, ["rto"]);
     }
 
     #[test]
