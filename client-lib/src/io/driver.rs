@@ -643,6 +643,11 @@ async fn deliver(shared: Arc<Shared>, stop: Stop) {
     let stopped = stop.wait();
     tokio::pin!(stopped);
     loop {
+        // Before anything is taken: an attempt that ended in the same moment makes no room for another.
+        if !stopping && stop.stopped() {
+            stopping = true;
+            shared.core().engine.stop();
+        }
         let (jobs, next) = shared.pump(&mut taking);
         for job in jobs {
             let (errand, work) = begin(&shared, job);
@@ -669,10 +674,7 @@ async fn deliver(shared: Arc<Shared>, stop: Stop) {
             () = shared.wake.notified() => shared.core().engine.kicked(),
             () = shared.renamed.notified() => shared.regroup(),
             () = sleep_until(next) => {}
-            () = &mut stopped, if !stopping => {
-                stopping = true;
-                shared.core().engine.stop();
-            }
+            () = &mut stopped, if !stopping => {}
             _ = watchdog.tick() => {
                 let attempts = errands.values().filter(|e| matches!(e, Errand::Attempt(_))).count();
                 if shared.look(attempts, &mut taking) {
