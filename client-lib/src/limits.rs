@@ -63,7 +63,7 @@ pub const INTAKE_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// while what the peer sent in time lies unread.
 pub const LAST_LOOK: Duration = Duration::from_millis(500);
 
-/// Part of a listener's associations that is kept from an address that has all the others: a quarter.
+/// Part of a listener's associations that there is on top of them, for addresses that have none: a quarter.
 pub const ASSOCIATIONS_FOR_OTHERS: usize = 4;
 
 /// Largest answer read from an HL7 peer, in bytes: an ACK has some hundred; a batch of them has more.

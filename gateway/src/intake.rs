@@ -148,24 +148,24 @@ impl Intake {
         self.committer.spool().content_writer().map_err(|error| refusal(&error))
     }
 
-    /// Takes a place among the associations of a listener. One address gets at most `max_connections_per_peer` of `max_associations`, and, where these
-    /// are more than four, leaves a quarter of them to others.
+    /// Takes a place among the associations of a listener. One address gets at most `max_connections_per_peer` of `max_associations`. When all are
+    /// taken, an address that has none gets one of a quarter more, so that nobody keeps others out.
     /// # Errors
     /// None is left; the text says which limit it is.
     pub fn associate(&self, listener: &Listener, address: IpAddr) -> Result<Place, String> {
         let all = listener.max_associations;
-        let for_others = if all > limits::ASSOCIATIONS_FOR_OTHERS { all / limits::ASSOCIATIONS_FOR_OTHERS } else { 0 };
-        let share = listener.max_connections_per_peer.min(all - for_others);
         let mut places = self.associations.lock().unwrap_or_else(PoisonError::into_inner);
         let open = places.entry(listener.name.clone()).or_default();
-        if open.values().sum::<usize>() >= all {
-            return Err(format!("max_associations = {all} are open"));
+        let taken = open.values().sum::<usize>();
+        let own = open.get(&address).copied().unwrap_or(0);
+        let limit = if own == 0 { all + all / limits::ASSOCIATIONS_FOR_OTHERS } else { all };
+        if taken >= limit {
+            return Err(format!("{taken} associations are open, max_associations = {all}"));
         }
-        let own = open.entry(address).or_default();
-        if *own >= share {
-            return Err(format!("one address may have {share} of max_associations = {all}, so that others get in"));
+        if own >= listener.max_connections_per_peer {
+            return Err(format!("the address has {own} associations, as many as max_connections_per_peer"));
         }
-        *own += 1;
+        open.insert(address, own + 1);
         Ok(Place { listener: listener.name.clone(), address, places: self.associations.clone() })
     }
 

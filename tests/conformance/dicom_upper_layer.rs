@@ -51,25 +51,29 @@ async fn associations_are_limited_and_a_released_one_makes_room() {
 async fn one_address_leaves_associations_to_others() {
     let gateway = Gateway::new("max_associations = 8", "");
     let mut open = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..8 {
         open.push(gateway.associate(&[(CT, IMPLICIT)], 1).await);
     }
     assert_eq!(answer_to(&gateway, request(&[(CT, IMPLICIT)], 1)).await, Received::AssociateRj(Reject::LOCAL_LIMIT));
-    assert!(gateway.notices().iter().any(|n| n.contains("6 of max_associations = 8")), "{:?}", gateway.notices());
-    for _ in 0..2 {
-        open.push(Scu::new(gateway.connect_from("192.0.2.8:4711"), request(&[(CT, IMPLICIT)], 1)).await);
+    assert!(gateway.notices().iter().any(|n| n.contains("max_associations = 8")), "{:?}", gateway.notices());
+    for other in ["192.0.2.8:4711", "192.0.2.9:4711"] {
+        open.push(Scu::new(gateway.connect_from(other), request(&[(CT, IMPLICIT)], 1)).await);
     }
-    let mut peer = gateway.connect_from("192.0.2.9:4711");
-    peer.send(&pdu::encode_associate_rq(request(&[(CT, IMPLICIT)], 1))).await;
-    assert_eq!(read(&peer.pdu().await.unwrap()), Received::AssociateRj(Reject::LOCAL_LIMIT), "all eight are open");
-    peer.leave().await;
-    open.remove(0).release().await;
+    for (other, why) in [("192.0.2.8:4712", "it has one"), ("192.0.2.10:4711", "ten are open")] {
+        let mut peer = gateway.connect_from(other);
+        peer.send(&pdu::encode_associate_rq(request(&[(CT, IMPLICIT)], 1))).await;
+        assert_eq!(read(&peer.pdu().await.unwrap()), Received::AssociateRj(Reject::LOCAL_LIMIT), "{why}");
+        peer.leave().await;
+    }
+    for _ in 0..3 {
+        open.remove(0).release().await;
+    }
     open.push(gateway.associate(&[(CT, IMPLICIT)], 1).await);
     for scu in open {
         scu.release().await;
     }
     gateway.close().await;
-    // `max_connections_per_peer` counts for associations too; a few associations are nobody's to share.
+    // `max_connections_per_peer` counts for associations too.
     for (keys, own) in [("max_associations = 8\nmax_connections_per_peer = 3", 3), ("max_associations = 4", 4)] {
         let gateway = Gateway::new(keys, "");
         let mut open = Vec::new();

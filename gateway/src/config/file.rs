@@ -88,7 +88,7 @@ const LISTENER: Shape = Shape {
             "max_associations",
             Kind::Count(1, 4096),
             Default::Value("64"),
-            "dicom: associations at a time; one address has at most `max_connections_per_peer` of them and, where they are more than 4, three quarters",
+            "dicom: associations at a time, at most `max_connections_per_peer` from one address; a quarter more for addresses that have none",
         ),
         field("max_pdu", Kind::Count(4096, 1_048_576), Default::Value("262144"), "dicom: the largest P-DATA-TF it takes, in bytes"),
         field(

@@ -364,9 +364,12 @@ async fn a_stop_answers_what_was_taken_and_refuses_the_rest() {
 async fn a_peer_that_leaves_does_not_stop_its_commit() {
     let bench = Bench::new();
     let (mut peer, task) = bench.connect();
+    // In one piece: what is still unread when an answer finds nobody is not taken.
+    let mut out = Vec::new();
     for id in ["1", "2", "3"] {
-        peer.send(&adt(id)).await;
+        mllp::encode(&adt(id), &mut out);
     }
+    peer.wire.write_all(&out).await.unwrap();
     drop(peer);
     task.await.unwrap();
     assert_eq!(bench.ids(), ["1", "2", "3"]);
