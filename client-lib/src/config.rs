@@ -325,6 +325,15 @@ impl Endpoint {
     }
 }
 
+/// `rto` and `rpo` of a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Objectives {
+    /// In an outage, delivery shall go on within this time.
+    pub rto: Option<Duration>,
+    /// No more than what an endpoint answered within this time may be lost with it.
+    pub rpo: Option<Duration>,
+}
+
 /// `[[destination]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
@@ -382,6 +391,8 @@ pub struct Destination {
     pub replay_window: Duration,
     /// Before its return an endpoint gets what others had answered meanwhile (`resync = "outage"`). Default false.
     pub resync: bool,
+    /// What outages are measured against.
+    pub objectives: Objectives,
     /// Keys taken from the file that this version reads and checks but does not act on; `check` and the log say so.
     pub not_acting: Vec<String>,
 }

@@ -1,6 +1,7 @@
 //! The one event stream. Metrics, log, audit and status read these; nobody counts on its own.
 //! Rules: an event carries names, counts and phases, never patient data and never a peer's free text.
 
+use crate::delivery::outages::Outage;
 use crate::delivery::{Phase, Verdict};
 pub use crate::endpoint::wishes::ShiftNews;
 use crate::ids::{EnvelopeId, MessageId};
@@ -82,6 +83,8 @@ pub enum Event {
     Shift { destination: Arc<str>, endpoint: Arc<str>, news: ShiftNews, reason: String },
     /// An operator enabled, drained or disabled an endpoint.
     Admin { destination: Arc<str>, endpoint: Arc<str>, admin: &'static str, reason: String },
+    /// An outage of a destination began, or is over.
+    Outage { destination: Arc<str>, outage: Arc<Outage>, over: bool },
     /// A site's destinations move together, or one of them cannot.
     Site { site: Arc<str>, what: String },
     /// A condition people must look at began or ended (one event each, not one per try).

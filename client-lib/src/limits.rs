@@ -301,3 +301,9 @@ pub const MAINTENANCE: Duration = Duration::from_secs(1);
 
 /// Grace of a client's close beyond its own time, for what was cut and for calls on other threads.
 pub const CLIENT_CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// Outages of a destination that are remembered: more than one a day for as long as they count, in some 30 KB of the spool.
+pub const OUTAGES_KEPT: usize = 64;
+
+/// How long an outage is remembered and counts among the worst.
+pub const OUTAGES_KEPT_FOR: Duration = Duration::from_secs(30 * 86_400);

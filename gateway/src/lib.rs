@@ -16,6 +16,7 @@ pub mod listener;
 pub mod live;
 pub mod log;
 pub mod metrics;
+pub mod outages;
 pub mod process;
 pub mod route;
 pub mod sites;

@@ -3,6 +3,7 @@
 //! counts and phases only, never patient data. `EVERPOST_LOG` sets the level (`info`), in the syntax of tracing's env filter.
 //! Errors: none; a line that cannot be written is lost, the event still reaches metrics and status.
 
+use crate::outages::OutageLine;
 use everpost_client::event::Event;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -239,6 +240,11 @@ impl Lines {
             }
             Event::Admin { destination, endpoint, admin, reason } => {
                 Some(Line::new(Level::WARN, &**destination, format!("endpoint is {admin}: {reason}")).endpoint(endpoint))
+            }
+            Event::Outage { destination, outage, over } => {
+                let level = if *over { Level::INFO } else { Level::WARN };
+                let text = if *over { OutageLine::new(outage, 0).summary() } else { OutageLine::new(outage, outage.detected).told() };
+                Some(Line::new(level, &**destination, text).endpoint(&outage.endpoint))
             }
             Event::Site { site, what } => Some(Line::new(Level::WARN, format!("site {site}"), what.clone())),
             Event::ReplayBegun { destination, what, envelopes, gone } => {

@@ -41,6 +41,10 @@ const DESCRIBED: &[(&str, char, &str)] = &[
     ),
     ("everpost_endpoint_ready", 'g', "0 if an endpoint that is not active would refuse what went to the destination lately, else 1."),
     ("everpost_failovers_total", 'c', "Changes of the active endpoint."),
+    ("everpost_outages_total", 'c', "Outages that began: an active endpoint was left for what it did. Those of drills are not counted."),
+    ("everpost_outage", 'g', "1 while an outage runs."),
+    ("everpost_objectives_missed_total", 'c', "Outages that are over in which an objective was missed."),
+    ("everpost_outage_worst_seconds", 'g', "Of the last 30 days: the longest time until delivery went on (rto), the farthest loss (rpo)."),
     ("everpost_replayed_total", 'c', "Replays answered positively: messages that another endpoint had answered before."),
     ("everpost_ambiguous_total", 'c', "Attempts that ended sent whole but unanswered, by phase."),
     ("everpost_dead_letters", 'g', "Dead letters that wait for an operator."),
@@ -140,6 +144,10 @@ impl Metrics {
                 drop(self.ambiguous(&destination.name, &endpoint.name, Phase::Answer));
                 drop(self.replayed(&destination.name, &endpoint.name));
             }
+            drop(self.outages(&destination.name));
+            for objective in ["rto", "rpo"] {
+                drop(self.missed(&destination.name, objective));
+            }
             for pair in destination.endpoints.windows(2) {
                 let [one, other] = pair else { continue };
                 drop(self.failovers(&destination.name, Some(&one.name), Some(&other.name)));
@@ -177,6 +185,14 @@ impl Metrics {
             Event::Failover { destination, from, to, .. } => {
                 self.failovers(destination, from.as_ref(), to.as_ref()).increment(1);
             }
+            Event::Outage { destination, outage, over: false } if !outage.drill => self.outages(destination).increment(1),
+            Event::Outage { destination, outage, over: true } if !outage.drill => {
+                for (objective, met) in [("rto", outage.rto_met(0)), ("rpo", outage.rpo_met())] {
+                    if met == Some(false) {
+                        self.missed(destination, objective).increment(1);
+                    }
+                }
+            }
             Event::Certificate { use_, expires_in } => {
                 let mut known = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
                 known.insert(use_.clone(), (now, expires_in.as_secs_f64()));
@@ -212,6 +228,10 @@ impl Metrics {
             }
             put("everpost_oldest_waiting_seconds", vec![own()], d.oldest_waiting_seconds as f64);
             put("everpost_dead_letters", vec![own()], d.dead_letter as f64);
+            put("everpost_outage", vec![own()], f64::from(u8::from(d.outage.is_some())));
+            for (objective, worst) in [("rto", d.objectives.worst_rto_seconds), ("rpo", d.objectives.worst_rpo_seconds)] {
+                put("everpost_outage_worst_seconds", vec![own(), Label::new("objective", objective)], worst.unwrap_or(0.0));
+            }
             for e in &d.endpoints {
                 let labels = || vec![own(), Label::new("endpoint", self.label(&d.name, &e.name))];
                 put("everpost_endpoint_up", labels(), f64::from(u8::from(e.is_up())));
@@ -278,6 +298,15 @@ impl Metrics {
         let endpoint = self.label(destination, endpoint);
         let labels = vec![Label::new("destination", name(destination)), Label::new("endpoint", endpoint), Label::new("phase", phase.name())];
         self.counter("everpost_ambiguous_total", labels)
+    }
+
+    fn outages(&self, destination: &Arc<str>) -> Counter {
+        self.counter("everpost_outages_total", vec![Label::new("destination", name(destination))])
+    }
+
+    fn missed(&self, destination: &Arc<str>, objective: &'static str) -> Counter {
+        let labels = vec![Label::new("destination", name(destination)), Label::new("objective", objective)];
+        self.counter("everpost_objectives_missed_total", labels)
     }
 
     fn replayed(&self, destination: &Arc<str>, endpoint: &Arc<str>) -> Counter {

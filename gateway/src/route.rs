@@ -217,6 +217,7 @@ mod tests {
             endpoints: Vec::new(),
             replay_window: Duration::ZERO,
             resync: false,
+            objectives: everpost_client::config::Objectives::default(),
             not_acting: Vec::new(),
         })
     }

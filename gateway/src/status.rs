@@ -2,6 +2,7 @@
 //! Rules: the JSON shape is a contract with scripts; fields are added, never renamed. The table fits into 80 columns: names are cut, never figures.
 //! Errors: none.
 
+use crate::outages::{ObjectivesLine, OutageLine};
 use everpost_client::delivery::status::{DestinationStatus, EndpointStatus, NameStatus, ShiftStatus};
 use everpost_client::spool::UnixMillis;
 use serde::{Deserialize, Serialize};
@@ -102,6 +103,12 @@ pub struct DestinationLine {
     pub dead_letter: u64,
     /// Age of the oldest envelope still to be delivered; 0: none waits.
     pub oldest_waiting_seconds: u64,
+    /// What outages are measured against, and the worst of the last 30 days.
+    #[serde(default)]
+    pub objectives: ObjectivesLine,
+    /// The outage that runs.
+    #[serde(default)]
+    pub outage: Option<OutageLine>,
     /// In order of preference.
     pub endpoints: Vec<EndpointLine>,
 }
@@ -202,6 +209,8 @@ impl From<DestinationStatus> for DestinationLine {
             ambiguous: seen.ambiguous,
             dead_letter: seen.dead_letter,
             oldest_waiting_seconds: seen.oldest_waiting_seconds,
+            outage: seen.objectives.outage.as_ref().map(|running| OutageLine::new(&running.outage, running.elapsed)),
+            objectives: ObjectivesLine::from(seen.objectives),
             endpoints: seen.endpoints.into_iter().map(EndpointLine::from).collect(),
         }
     }
@@ -334,6 +343,9 @@ impl DestinationLine {
             let why = if self.reason.is_empty() { String::new() } else { format!(" ({})", self.reason) };
             say(format!("delivers to {active}, not to the preferred {preferred}{why}"));
         }
+        if let Some(missed) = self.outage.as_ref().and_then(OutageLine::missed) {
+            say(missed);
+        }
         for (count, what) in counted {
             if count > 0 {
                 say(format!("{count} {what}"));
@@ -363,6 +375,9 @@ impl DestinationLine {
         );
         if let Some(replay) = &self.replay {
             let _ = writeln!(out, "  {replay}: {} to go", self.replays);
+        }
+        for line in self.outage.iter().map(OutageLine::told).chain(self.objectives.told()).flat_map(|told| wrapped(&told, 76)) {
+            let _ = writeln!(out, "  {line}");
         }
         for e in &self.endpoints {
             let mark = if self.active.contains(&e.name) { "*" } else { " " };

@@ -8,7 +8,7 @@ use super::read::{Reading, Section, Text, TlsUse};
 use super::shapes::CLIENT;
 use super::window::{Window, time_of_day};
 use super::{
-    Ambiguous, CallingAe, Destination, Finding, LaneRule, NameServer, Names, OnAe, Ordering, Policy, SpoolSettings, TlsClient, Transport, Verify,
+    Ambiguous, CallingAe, Destination, Finding, LaneRule, NameServer, Names, Objectives, OnAe, Ordering, Policy, SpoolSettings, TlsClient, Transport, Verify,
 };
 use crate::keys::Protocol;
 use crate::limits;
@@ -205,6 +205,7 @@ fn destination(section: &Section<'_>) -> Destination {
         endpoints,
         replay_window: section.duration("replay_window"),
         resync: section.choice("resync") == Some("outage"),
+        objectives: objectives(section),
         not_acting: section.not_acting(),
     }
 }
@@ -252,11 +253,18 @@ fn retry(section: &Section<'_>) -> (std::time::Duration, std::time::Duration) {
     (first, max)
 }
 
+/// `rto` and `rpo`. What an endpoint lost is delivered again only where `replay_window` says so.
+fn objectives(section: &Section<'_>) -> Objectives {
+    let rpo = section.duration_if("rpo");
+    if rpo.is_some() && section.duration("replay_window").is_zero() {
+        let what = "`rpo` without `replay_window`: what an endpoint answered and lost is not delivered again, and nobody knows how much it was";
+        section.reading().warning(section.place("rpo"), what, "set `replay_window`, as long as an endpoint may lose what it answered");
+    }
+    Objectives { rto: section.duration_if("rto"), rpo }
+}
+
 /// Checks the forms of keys that do not act.
 fn checked_later(section: &Section<'_>) {
-    for key in ["rto", "rpo"] {
-        let _ = section.duration_if(key);
-    }
     let _ = section.choice("reconcile");
     if let Some(drill) = section.table("drill") {
         let _ = (drill.duration_if("every"), drill.choice("fault"));
@@ -466,11 +474,11 @@ mod tests {
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("verify") && warnings[1].contains("\"b\" is less protected than \"a\""), "{warnings:?}");
         assert_eq!(notes.tls.len(), 1);
-        let source = MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nconvert = true\nrto = '2m'\nreplay_window = '2m'");
+        let source = MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nconvert = true\nrto = '2m'\nreconcile = 'query'\nreplay_window = '2m'");
         let ClientSettings { destinations, notes, .. } = read(&source).unwrap();
         let warnings: Vec<String> = notes.warnings.iter().map(|warning| warning.what.clone()).collect();
-        assert_eq!(warnings, ["`convert` means nothing for mllp", "`rto` is read and checked, not acting in this version"]);
-        assert_eq!(destinations[0].not_acting, ["rto"]);
+        assert_eq!(warnings, ["`convert` means nothing for mllp", "`reconcile` is read and checked, not acting in this version"]);
+        assert_eq!(destinations[0].not_acting, ["reconcile"]);
     }
 
     #[test]

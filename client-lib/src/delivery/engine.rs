@@ -21,11 +21,13 @@
 
 mod degraded;
 pub mod direct;
+mod outages;
 mod replays;
 mod view;
 mod wishes;
 
 use super::alarms::{Alarm, Alarms};
+use super::outages::Outages;
 use super::replay::{Command, Replays};
 use super::scheduler::{Memo, Schedule};
 use super::standby::{Kind, Standbys};
@@ -40,7 +42,7 @@ use crate::event::{Delivered, Event};
 use crate::ids::{EndpointId, EnvelopeId};
 use crate::limits::ATTEMPTS_PER_PLACE;
 use crate::spool::{AttemptRecord, Envelope, Lane, Settlement, UnixMillis};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,8 +83,10 @@ pub enum Action {
         /// What is negotiated.
         kinds: Vec<Kind>,
     },
-    /// Keep what was seen of the traffic, for `recall` in the next run.
+    /// Keep something for `recall` in the next run.
     Remember {
+        /// Under this name.
+        name: String,
         /// As `recall` takes it.
         value: Vec<u8>,
     },
@@ -129,8 +133,8 @@ pub struct Engine {
     actions: VecDeque<Action>,
     alarms: Alarms,
     refused_long: BTreeSet<EnvelopeId>,
-    /// Endpoints whose probe under way began after the last message that raised a concern there: only such a one can show that the cause is gone.
-    fresh_probes: BTreeSet<EndpointId>,
+    /// Endpoints whose probe under way began after the last message that raised a concern there, and when: only such a one can show that the cause is gone.
+    fresh_probes: BTreeMap<EndpointId, Instant>,
     /// Settlements that must be durable before more is taken.
     unsettled: usize,
     paused: bool,
@@ -145,6 +149,9 @@ pub struct Engine {
     standbys: Standbys,
     random: fastrand::Rng,
     replays: Replays,
+    outages: Outages,
+    /// The endpoints that were active before the change that is being told.
+    was_active: Vec<Arc<str>>,
 }
 
 impl Engine {
@@ -155,7 +162,9 @@ impl Engine {
         let schedule = Schedule::new(backoff_of(&destination), seed.wrapping_add(1));
         let (mut standbys, mut random) = (Standbys::default(), fastrand::Rng::with_seed(seed.wrapping_add(2)));
         standbys.reset(failover.len(), &mut random, now);
-        Self {
+        let mut outages = Outages::default();
+        outages.reconfigure(destination.objectives);
+        let mut engine = Self {
             replays: Replays::new(&destination),
             policies: Policies::of(&destination),
             destination,
@@ -165,7 +174,7 @@ impl Engine {
             actions: VecDeque::new(),
             alarms: Alarms::default(),
             refused_long: BTreeSet::new(),
-            fresh_probes: BTreeSet::new(),
+            fresh_probes: BTreeMap::new(),
             unsettled: 0,
             paused: false,
             stopping: false,
@@ -174,7 +183,11 @@ impl Engine {
             directs: 0,
             standbys,
             random,
-        }
+            outages,
+            was_active: Vec::new(),
+        };
+        engine.was_active = engine.active_names();
+        engine
     }
 
     /// Takes new settings, live. Attempts in flight end on the endpoints they were begun on.
@@ -195,6 +208,7 @@ impl Engine {
         self.schedule.reconfigure(backoff_of(&destination));
         self.failover.reconfigure(&destination, now.at);
         self.replays.reconfigure(&destination);
+        self.outages.reconfigure(destination.objectives);
         self.destination = destination;
         self.reset_standbys(now);
         self.dry = false;
@@ -316,6 +330,7 @@ impl Engine {
             ruling.blame = Blame::None;
         }
         let refused = flight.envelope.replay && self.rule_on_replay(&mut ruling);
+        self.note_for_outage(&flight.name, ruling.blame, flight.since, now);
         let next = self.tell_failover(&mut flight, &ruling, now);
         flight.memo.sent |= phase == Phase::Answer;
         let moved = matches!(next, Next::Reroute | Next::Elsewhere) && ruling.verdict == Verdict::Retry;
@@ -327,6 +342,7 @@ impl Engine {
         self.concerns(&flight, &ruling);
         if matches!(ruling.verdict, Verdict::Delivered | Verdict::DeliveredWithWarning | Verdict::Unconfirmed) && !refused {
             self.replay_answered(&flight, now);
+            self.delivered_in_outage(&flight.name, Some(flight.envelope.accepted_at), now);
         }
         match ruling.verdict {
             _ if refused => self.replay_refused(&flight, &ruling, phase, now),
@@ -461,9 +477,10 @@ impl Engine {
     /// A probe ended.
     pub fn probed(&mut self, endpoint: EndpointId, result: Result<(), (Phase, &str)>, now: Moment) {
         self.failover.probed(endpoint, result, now.at);
+        let began = self.fresh_probes.remove(&endpoint);
+        self.probed_for_outage(endpoint, result.is_ok(), began, now);
         let config = self.failover.endpoint(endpoint);
-        let fresh = self.fresh_probes.remove(&endpoint);
-        let echoed = result.is_ok() && fresh && config.is_some_and(|e| matches!(e.health.probe, Probe::DicomEcho | Probe::DicomStore { .. }));
+        let echoed = result.is_ok() && began.is_some() && config.is_some_and(|e| matches!(e.health.probe, Probe::DicomEcho | Probe::DicomStore { .. }));
         // The echo went through an association under the titles that messages go under. With `pass` those are the senders', of which it shows nothing.
         if echoed && self.destination.calling_ae != CallingAe::Pass {
             let over = self.alarms.clear(Alarm::Concern(Concern::AssociationRejected, endpoint));
@@ -480,7 +497,7 @@ impl Engine {
         self.failover.on_clock(now.wall, now.at);
         self.failover.on_timeout(now.at);
         while let Some(endpoint) = self.failover.probe_due(now.at) {
-            self.fresh_probes.insert(endpoint);
+            self.fresh_probes.insert(endpoint, now.at);
             let store = self.failover.health(endpoint).is_some_and(Health::probe_stores);
             self.actions.push_back(Action::Probe { endpoint, store });
         }
@@ -547,6 +564,7 @@ impl Engine {
         engine.alarms = std::mem::take(&mut self.alarms);
         engine.standbys.seen = std::mem::take(&mut self.standbys.seen);
         engine.inherit_replays(&self.replays);
+        engine.outages = std::mem::take(&mut self.outages);
         for (id, flight) in self.flights.drain() {
             let outcome = "ambiguous: cut when the delivery loop was started again".to_owned();
             let record = AttemptRecord { endpoint: flight.name, phase: Phase::Answer, outcome, at: now.wall, ambiguous: true };
@@ -646,6 +664,7 @@ impl Engine {
                     let name = |e: Option<EndpointId>| e.and_then(|e| self.failover.endpoint(e)).map(|e| Arc::clone(&e.name));
                     let event = Event::Failover { destination: self.name(), from: name(from), to: name(to), reason };
                     self.emit(event);
+                    self.was_active = self.active_names();
                     self.standbys_are_active();
                     if to.is_some() {
                         self.release_all(now);
@@ -655,6 +674,7 @@ impl Engine {
                 Change::Left(endpoint) => {
                     self.actions.push_back(Action::Drain(endpoint));
                     self.left(endpoint, now);
+                    self.left_in_outage(endpoint, now);
                 }
                 Change::Returning(endpoint) => self.returning(endpoint),
                 Change::Release => self.release_all(now),
@@ -671,6 +691,7 @@ impl Engine {
             self.clear(Alarm::Outage);
         }
         self.step_replays(now);
+        self.settle_outages(now);
     }
 
     fn tell_health(&mut self, endpoint: EndpointId) {

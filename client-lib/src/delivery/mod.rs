@@ -17,6 +17,7 @@ use std::fmt;
 
 pub mod alarms;
 pub mod engine;
+pub mod outages;
 pub mod replay;
 pub mod scheduler;
 pub mod standby;

@@ -343,6 +343,12 @@ impl Replays {
         }
     }
 
+    /// An order is open that a failover wanted.
+    #[must_use]
+    pub fn is_failover(&self) -> bool {
+        matches!(self.stage, Stage::Running(Purpose::Failover { .. }, _))
+    }
+
     /// Replays go before later messages of their lane.
     #[must_use]
     pub fn ahead(&self) -> bool {

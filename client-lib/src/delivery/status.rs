@@ -2,6 +2,7 @@
 //! Rules: names and texts only, never content of messages; the field names are a contract with scripts and change only by addition.
 //! Errors: none.
 
+use crate::delivery::outages::Outage;
 use crate::endpoint::wishes::Shift;
 use crate::keys::Protocol;
 use serde::Serialize;
@@ -41,8 +42,39 @@ pub struct DestinationStatus {
     pub dead_letter: u64,
     /// Age of the oldest envelope that still has to be delivered, in seconds; 0: none waits.
     pub oldest_waiting_seconds: u64,
+    /// What outages are measured against, and the worst of them.
+    pub objectives: ObjectivesStatus,
     /// Its endpoints, in order of preference.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// Objectives and outages of a destination. Times in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ObjectivesStatus {
+    /// `rto`.
+    pub rto: Option<u64>,
+    /// `rpo`.
+    pub rpo: Option<u64>,
+    /// The outage that runs.
+    pub outage: Option<RunningOutage>,
+    /// Outages of the last 30 days, drills left out.
+    pub outages: usize,
+    /// Of these: the longest time until the destination delivered again.
+    pub worst_rto: Option<u64>,
+    /// The farthest that something reaches back that may be lost.
+    pub worst_rpo: Option<u64>,
+    /// Those in which an objective was missed.
+    pub missed: usize,
+}
+
+/// An outage that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunningOutage {
+    /// As it is remembered.
+    #[serde(flatten)]
+    pub outage: Outage,
+    /// Since its start.
+    pub elapsed: u64,
 }
 
 /// An operator's shift.

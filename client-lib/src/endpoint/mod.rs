@@ -163,6 +163,7 @@ pub(crate) mod fixture {
             endpoints: names.iter().map(endpoint).collect(),
             replay_window: Duration::ZERO,
             resync: false,
+            objectives: Objectives::default(),
             not_acting: Vec::new(),
         }
     }

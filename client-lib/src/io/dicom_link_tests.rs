@@ -75,6 +75,7 @@ fn destination(peer: &Peer) -> Destination {
         endpoints: vec![Arc::new(endpoint)],
         replay_window: Duration::ZERO,
         resync: false,
+        objectives: crate::config::Objectives::default(),
         not_acting: Vec::new(),
     }
 }

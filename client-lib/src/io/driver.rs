@@ -116,9 +116,8 @@ impl Driver {
         keep_zone(&mut engine);
         engine.restore(wishes, now());
         let pools_known = courier.pools_known(Instant::now() + POOL_KNOWN);
-        let name = format!("{SEEN}{}", engine.destination().name);
-        for (_, seen) in committer.spool().remembered().iter().filter(|(about, _)| *about == name) {
-            engine.recall(seen);
+        for (name, value) in committer.spool().remembered() {
+            engine.recall(&name, &value, now());
         }
         if let Some((order, state)) = committer.spool().replay_state(id) {
             engine.restore_replays(order, &state, now());
@@ -192,6 +191,7 @@ impl Driver {
             ambiguous: counts.ambiguous,
             dead_letter: counts.dead_letter,
             oldest_waiting_seconds: counts.oldest.map_or(0, |at| now().wall.saturating_sub(at) / 1000),
+            objectives: core.engine.objectives(now()),
             endpoints,
         }
     }
@@ -292,9 +292,6 @@ impl Driver {
         self.0.wake.notify_one();
     }
 }
-
-/// Name under which the spool remembers what was seen of a destination's traffic, before the destination's name.
-const SEEN: &str = "seen/";
 
 /// An attempt that no envelope stands behind.
 #[derive(Debug)]
@@ -438,9 +435,8 @@ impl Shared {
                     let (courier, generation) = (Arc::clone(&core.courier), core.generation);
                     core.jobs.push(Job::Rehearse { courier, endpoint, kinds, generation, within: core.engine.destination().connect_timeout });
                 }
-                Action::Remember { value } => {
-                    let name = format!("{SEEN}{}", core.engine.destination().name);
-                    // Not kept: the next one may be, and until then only the readiness of a standby after a restart suffers.
+                Action::Remember { name, value } => {
+                    // Not kept: the next one may be, and until then only what is known of standbys and outages after a restart suffers.
                     self.spool.remember(&name, &value, Box::new(|_kept| {}));
                 }
                 Action::Drain(endpoint) => core.courier.drain(endpoint),

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 
 pub mod auth;
 pub mod endpoints;
+pub mod outages;
 pub mod queue;
 pub mod replay;
 pub mod socket;
@@ -106,6 +107,7 @@ pub fn router(live: Arc<Live>, door: Door) -> Router {
         .route("/metrics", get(status::metrics))
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/config", get(status::config))
+        .route("/api/v1/destinations/{name}/outages", get(outages::list))
         .route("/api/v1/envelopes", get(queue::list))
         .route("/api/v1/envelopes/{id}", get(queue::show))
         .route("/api/v1/envelopes/{id}/content", get(queue::content))

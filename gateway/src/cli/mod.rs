@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 
 pub mod connect;
+pub mod outages;
 pub mod peers;
 pub mod queue;
 pub mod replay;
@@ -105,6 +106,8 @@ enum Command {
     Site(wishes::Site),
     /// Deliver again what endpoints had answered
     Replay(replay::Replay),
+    /// Outages of the last 30 days, measured against `rto` and `rpo`
+    Outages(outages::Outages),
     /// Send a message or images, as a test client
     #[command(subcommand)]
     Send(peers::Send),
@@ -201,6 +204,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Endpoint(endpoint) => waited(endpoint.execute(json)),
         Command::Site(site) => waited(site.execute(json)),
         Command::Replay(replay) => waited(replay.execute(json)),
+        Command::Outages(outages) => waited(outages.execute(json)),
         Command::Send(send) => waited(send.execute(json)),
         Command::Echo(echo) => waited(echo.execute(json)),
     }
@@ -266,6 +270,8 @@ mod tests {
             "everpost site shift s --to t --reason because",
             "everpost site unshift s",
             "everpost replay d --from-endpoint e --since 2h --until 2026-01-31T22:00:00Z --dry-run --out-of-order",
+            "everpost outages",
+            "everpost outages d --json --config f",
             "everpost send hl7 f --to mllp://h:1",
             "everpost send dicom a b --to dicom://AE@h:1",
             "everpost echo dicom://AE@h:1",

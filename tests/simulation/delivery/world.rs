@@ -64,6 +64,7 @@ pub(crate) fn destination(protocol: Protocol, names: &[&str]) -> Destination {
         endpoints: names.iter().map(endpoint).collect(),
         replay_window: Duration::ZERO,
         resync: false,
+        objectives: Objectives::default(),
         not_acting: Vec::new(),
     }
 }

@@ -35,10 +35,6 @@ impl Engine {
 
     // ---- the standby ----
 
-    /// What an earlier run of the process remembered of the destination's traffic.
-    pub fn recall(&mut self, remembered: &[u8]) {
-        self.standbys.seen.recall(remembered);
-    }
 
     /// An object is on its way to the destination.
     pub(super) fn note_kind(&mut self, keys: &Keys, now: Moment) {
@@ -58,7 +54,8 @@ impl Engine {
             }
         }
         if let Some(value) = self.standbys.seen.to_remember(now.at, now.wall) {
-            self.actions.push_back(Action::Remember { value });
+            let name = self.seen_name();
+            self.actions.push_back(Action::Remember { name, value });
         }
     }
 

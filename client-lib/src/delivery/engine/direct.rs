@@ -3,7 +3,7 @@
 //! while nothing is in service and the machine tries one endpoint at a time, the others may be tried without it.
 //! Errors: none.
 
-use super::{Blame, Choice, End, EndpointId, Engine, EnvelopeId, Moment, Next, Outcome, Ruling, Situation, Wish, judge};
+use super::{Blame, Choice, End, EndpointId, Engine, EnvelopeId, Moment, Next, Outcome, Ruling, Situation, Verdict, Wish, judge};
 use crate::endpoint::{Admin, EndpointSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,7 +50,11 @@ impl Engine {
         let envelope = EnvelopeId(u64::MAX - self.directs);
         self.directs += 1;
         let end = End { envelope, choice, started: direct.since, blame: ruling.blame, tries, seen: &ruling.seen };
+        self.note_for_outage(&direct.name, ruling.blame, direct.since, now);
         let next = self.failover.ended(end, now.at);
+        if matches!(ruling.verdict, Verdict::Delivered | Verdict::DeliveredWithWarning | Verdict::Unconfirmed) {
+            self.delivered_in_outage(&direct.name, None, now);
+        }
         self.absorb(now);
         (ruling, next)
     }

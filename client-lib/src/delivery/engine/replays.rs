@@ -59,6 +59,9 @@ impl Engine {
 
     /// No replay waits any more.
     pub fn replays_over(&mut self, now: Moment) {
+        if self.replays.is_failover() && !self.failover.active().is_empty() {
+            self.outages.replay_over();
+        }
         let (command, caught_up) = self.replays.delivered(self.under_way());
         self.ask(command);
         if let Some(name) = caught_up
@@ -73,7 +76,11 @@ impl Engine {
     /// The spool did what `Action::Replay` asked for.
     pub fn replay_done(&mut self, result: Result<Planned, String>, now: Moment) {
         let text = self.replays.text();
-        if let (Some(planned), Some(what)) = (self.replays.done(result, now.at), text)
+        let done = self.replays.done(result, now.at);
+        if let Some(planned) = done.as_ref().filter(|_| self.replays.is_failover()) {
+            self.outages.replay_found(planned);
+        }
+        if let (Some(planned), Some(what)) = (done, text)
             && planned.envelopes + planned.gone > 0
         {
             self.emit(Event::ReplayBegun { destination: self.name(), what, envelopes: planned.envelopes, gone: planned.gone });
@@ -175,6 +182,7 @@ impl Engine {
         let record =
             AttemptRecord { endpoint: Arc::clone(&flight.name), phase, outcome: ruling.seen.clone(), at: now.wall, ambiguous: ruling.ambiguous };
         self.settle(flight.envelope.id, Settlement::ReplayEnded(record));
+        self.outages.replayed(true);
         self.emit(Event::Replayed { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: flight.envelope.id, refused: true });
         self.schedule.progressed();
         self.relieved(flight.envelope.id);
@@ -184,6 +192,7 @@ impl Engine {
     pub(super) fn replay_answered(&mut self, flight: &Flight, now: Moment) {
         self.replays.answered(&flight.name, now.wall);
         if flight.envelope.replay {
+            self.outages.replayed(false);
             self.emit(Event::Replayed { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: flight.envelope.id, refused: false });
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{Change, Failover, Stall};
 use crate::config::Policy;
+use crate::delivery::outages::Standing;
 use crate::endpoint::Admin;
 use crate::endpoint::place::Behind;
 use crate::endpoint::pool::outranks;
@@ -111,6 +112,25 @@ impl Failover {
         }
         let sites = |endpoints: &[EndpointId]| endpoints.iter().map(|e| self.places[e.index()].config.site.clone()).collect();
         Whereabouts { active: sites(&self.active), unfollowed: sites(&home) }
+    }
+
+    /// Where an endpoint stands that the destination left, by name.
+    #[must_use]
+    pub fn standing(&self, name: &str, now: Instant) -> Standing {
+        let Some(endpoint) = self.order().find(|e| *self.places[e.index()].config.name == *name) else { return Standing::Gone };
+        let place = &self.places[endpoint.index()];
+        let outranked = |active: &EndpointId| self.policy == Policy::Failover && self.rank(*active) < self.rank(endpoint);
+        if self.active.contains(&endpoint) {
+            Standing::Active
+        } else if place.admin != Admin::Enabled {
+            Standing::Forbidden
+        } else if self.active.first().is_some_and(outranked) {
+            Standing::Outranked
+        } else if place.trusted() && (!self.auto || !self.window_opens_in(now).is_zero()) {
+            Standing::Good
+        } else {
+            Standing::Out
+        }
     }
 
     /// One envelope may go there, to see whether it takes messages again.

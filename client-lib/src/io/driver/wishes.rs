@@ -4,6 +4,7 @@
 use super::{Driver, PROBE_GRACE, now};
 use crate::delivery::Phase;
 use crate::delivery::engine::Engine;
+use crate::delivery::outages::Outage;
 use crate::delivery::status::ShiftStatus;
 use crate::endpoint::Admin;
 use crate::endpoint::sites::Whereabouts;
@@ -64,6 +65,14 @@ impl Driver {
     #[must_use]
     pub fn is_last_enabled(&self, endpoint: &str) -> bool {
         self.0.core().engine.is_last_enabled(endpoint)
+    }
+
+    /// The outages of the last 30 days, the latest first; and how long the one that runs has lasted, in milliseconds.
+    #[must_use]
+    pub fn outages(&self) -> (Vec<Outage>, Option<u64>) {
+        let (core, now) = (self.0.core(), now());
+        let outages = core.engine.outages();
+        (outages.all(now.wall), outages.running(now.at).map(|(_, elapsed)| elapsed))
     }
 
     /// Probes an endpoint now; for a pool, each of it in turn. What is seen counts as any probe does. `None`: there is none of this name.
