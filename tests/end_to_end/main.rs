@@ -17,6 +17,7 @@ mod hostile;
 mod intake;
 mod kill;
 mod names;
+mod objectives;
 mod operations;
 mod peers_direct;
 mod power_loss;
