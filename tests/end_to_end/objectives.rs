@@ -70,7 +70,11 @@ fn an_outage_is_measured_through_a_crash_and_told_once() {
     t.gateway.kill();
     t.gateway.up();
     let again = t.outage();
-    assert_eq!((&again["number"], &again["started"], &again["delivered_by"]), (&outage["number"], &outage["started"], &outage["delivered_by"]), "{again}");
+    assert_eq!(
+        (&again["number"], &again["started"], &again["delivered_by"]),
+        (&outage["number"], &outage["started"], &outage["delivered_by"]),
+        "{again}"
+    );
     t.gateway.becomes_active("ris", "secondary", 30);
     t.primary.open();
     t.gateway.becomes_active("ris", "primary", 30);
@@ -78,7 +82,11 @@ fn an_outage_is_measured_through_a_crash_and_told_once() {
     let listed = t.listed();
     assert_eq!((listed.len(), &listed[0]["rto_met"], listed[0]["ended"].is_string()), (1, &true.into(), true), "{listed:?}");
     let log = t.gateway.log();
-    assert_eq!((log.matches("OUTAGE for").count(), log.matches("outage of primary is over").count()), (1, 1), "one opening and one closing event\n{log}");
+    assert_eq!(
+        (log.matches("OUTAGE for").count(), log.matches("outage of primary is over").count()),
+        (1, 1),
+        "one opening and one closing event\n{log}"
+    );
     let (_, text, _) = t.gateway.cli(&["outages"]);
     assert!(text.contains("rto 10m00s, rpo 10m00s") && text.contains("30 days: 1 outage, worst rto") && text.contains("in service again"), "{text}");
     let answer: Value = serde_json::from_str(&t.gateway.get("/api/v1/destinations/ris/outages").unwrap().body).unwrap();
@@ -92,7 +100,8 @@ fn an_outage_is_measured_through_a_crash_and_told_once() {
 #[test]
 fn a_missed_objective_is_told_while_the_outage_runs_and_stays_among_the_worst() {
     let world = World::new("objectives-missed");
-    let mut t = Pair::new(&world, "hold_down = \"1s\"\nrto = \"1s\"\nretry = { first = \"100ms\", max = \"200ms\" }\nhealth = { interval = \"200ms\" }");
+    let mut t =
+        Pair::new(&world, "hold_down = \"1s\"\nrto = \"1s\"\nretry = { first = \"100ms\", max = \"200ms\" }\nhealth = { interval = \"200ms\" }");
     t.primary.shut();
     t.secondary.shut();
     t.send("A", 3);
@@ -119,7 +128,11 @@ fn a_missed_objective_is_told_while_the_outage_runs_and_stays_among_the_worst() 
 fn what_an_operator_moves_is_no_outage() {
     let world = World::new("objectives-wishes");
     let t = Pair::new(&world, "rto = \"1m\"");
-    for line in [vec!["endpoint", "shift", "ris", "secondary", "--reason", "test"], vec!["endpoint", "unshift", "ris"], vec!["endpoint", "drain", "ris", "primary"]] {
+    for line in [
+        vec!["endpoint", "shift", "ris", "secondary", "--reason", "test"],
+        vec!["endpoint", "unshift", "ris"],
+        vec!["endpoint", "drain", "ris", "primary"],
+    ] {
         let (status, out, err) = t.gateway.cli(&line);
         assert!(status.success(), "{out}{err}");
     }

@@ -8,7 +8,8 @@ use super::read::{Reading, Section, Text, TlsUse};
 use super::shapes::CLIENT;
 use super::window::{Window, time_of_day};
 use super::{
-    Ambiguous, CallingAe, Destination, Finding, LaneRule, NameServer, Names, Objectives, OnAe, Ordering, Policy, SpoolSettings, TlsClient, Transport, Verify,
+    Ambiguous, CallingAe, Destination, Finding, LaneRule, NameServer, Names, Objectives, OnAe, Ordering, Policy, SpoolSettings, TlsClient, Transport,
+    Verify,
 };
 use crate::keys::Protocol;
 use crate::limits;

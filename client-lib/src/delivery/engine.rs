@@ -480,7 +480,8 @@ impl Engine {
         let began = self.fresh_probes.remove(&endpoint);
         self.probed_for_outage(endpoint, result.is_ok(), began, now);
         let config = self.failover.endpoint(endpoint);
-        let echoed = result.is_ok() && began.is_some() && config.is_some_and(|e| matches!(e.health.probe, Probe::DicomEcho | Probe::DicomStore { .. }));
+        let echoed =
+            result.is_ok() && began.is_some() && config.is_some_and(|e| matches!(e.health.probe, Probe::DicomEcho | Probe::DicomStore { .. }));
         // The echo went through an association under the titles that messages go under. With `pass` those are the senders', of which it shows nothing.
         if echoed && self.destination.calling_ae != CallingAe::Pass {
             let over = self.alarms.clear(Alarm::Concern(Concern::AssociationRejected, endpoint));

@@ -422,7 +422,8 @@ impl Outages {
         if let Some(free) = (0..slots).find(|slot| !self.kept.contains_key(slot)) {
             return free;
         }
-        let worst = |measure: fn(&Outage) -> Option<u64>| self.kept.iter().filter(|(_, o)| !o.drill).max_by_key(|(_, o)| measure(o)).map(|(slot, _)| *slot);
+        let worst =
+            |measure: fn(&Outage) -> Option<u64>| self.kept.iter().filter(|(_, o)| !o.drill).max_by_key(|(_, o)| measure(o)).map(|(slot, _)| *slot);
         let spared = [worst(|o| Some(o.rto_actual(0))), worst(Outage::rpo_actual)];
         let rank = |(slot, o): &(&u16, &Outage)| (!is_old(o, wall), !o.drill, spared.contains(&Some(**slot)), o.number);
         self.kept.iter().min_by_key(rank).map_or(0, |(slot, _)| *slot)

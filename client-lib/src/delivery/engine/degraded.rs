@@ -35,7 +35,6 @@ impl Engine {
 
     // ---- the standby ----
 
-
     /// An object is on its way to the destination.
     pub(super) fn note_kind(&mut self, keys: &Keys, now: Moment) {
         let pass = self.destination.calling_ae == CallingAe::Pass;

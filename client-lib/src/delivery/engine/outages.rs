@@ -113,7 +113,8 @@ impl Engine {
             outages.settle(&active, |name| failover.standing(name, now.at), now);
         }
         while let Some(told) = self.outages.next_told() {
-            let event = |outage: Box<Outage>, over| Event::Outage { destination: Arc::clone(&self.destination.name), outage: Arc::from(outage), over };
+            let event =
+                |outage: Box<Outage>, over| Event::Outage { destination: Arc::clone(&self.destination.name), outage: Arc::from(outage), over };
             self.actions.push_back(match told {
                 Told::Opened(outage) => Action::Emit(event(outage, false)),
                 Told::Closed(outage) => Action::Emit(event(outage, true)),

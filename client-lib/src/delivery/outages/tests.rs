@@ -39,6 +39,7 @@ impl Bench {
     }
 
     fn back(&mut self, name: &'static str) {
+        self.machine.good(name);
         self.standing.insert(name, Standing::Active);
         self.active = vec![name.into()];
         self.settle();
@@ -61,6 +62,7 @@ impl Bench {
 
     /// The process ends and starts again after so long: only what was remembered is left, and everything is trusted.
     fn restart(&mut self, after: u64) {
+        self.told.extend(std::iter::from_fn(|| self.machine.next_told()));
         self.at += after;
         let mut kept: BTreeMap<u16, Outage> = BTreeMap::new();
         for told in &self.told {
@@ -154,7 +156,9 @@ fn a_destination_without_any_endpoint_is_restored_by_the_first_delivery() {
 
 #[test]
 fn what_people_decide_ends_it() {
-    for (standing, words) in [(Standing::Good, "by hand"), (Standing::Forbidden, "operator"), (Standing::Gone, "no longer configured"), (Standing::Outranked, "liked")] {
+    for (standing, words) in
+        [(Standing::Good, "by hand"), (Standing::Forbidden, "operator"), (Standing::Gone, "no longer configured"), (Standing::Outranked, "liked")]
+    {
         let mut b = Bench::new();
         b.leave("a", "b");
         assert_eq!(b.opened_and_closed(), (1, 0));
@@ -243,7 +247,8 @@ fn so_many_are_kept_and_the_worst_stays() {
     assert_eq!((all.len(), all[0].number), (OUTAGES_KEPT, OUTAGES_KEPT as u64 + 40));
     let worst = b.machine.worst(b.now());
     assert_eq!((worst.outages, worst.rto, worst.missed), (OUTAGES_KEPT, Some(9_000), 1));
-    let slots: std::collections::BTreeSet<u16> = b.told.iter().filter_map(|t| if let Told::Keep { slot, .. } = t { Some(*slot) } else { None }).collect();
+    let slots: std::collections::BTreeSet<u16> =
+        b.told.iter().filter_map(|t| if let Told::Keep { slot, .. } = t { Some(*slot) } else { None }).collect();
     assert!(slots.len() <= OUTAGES_KEPT && slots.iter().all(|s| usize::from(*s) < OUTAGES_KEPT), "{slots:?}");
     b.at += millis(OUTAGES_KEPT_FOR) + 1;
     assert_eq!((b.machine.all(b.now().wall).len(), b.machine.worst(b.now()).rto), (0, None), "30 days later");
