@@ -1,9 +1,10 @@
 //! MLLP blocks: `SB content FS CR` (MLLP release 1; 0B, 1C, 0D). Bytes in, blocks out, and the reverse.
 //!
-//! Rules: content is never changed. An FS that is not followed by CR is content, and so is an SB inside a block. Bytes between blocks are dropped and
+//! Rules: content is never changed. An FS that is not followed by CR is content, and so is an SB inside a block, unless a header follows it: there
+//! another message begins, the end of the first was lost, and two patients must not become one message. Bytes between blocks are dropped and
 //! counted. A block that fits the buffer comes whole and without copying; a longer one comes in parts, so that memory does not grow with it. A block
 //! over the limit is read to its end without being kept, so that its sender can be answered; one without end is given up.
-//! Errors: none as `Result`; `TooLarge` and `Endless` are things decoded, because the conversation decides what to answer.
+//! Errors: none as `Result`; `TooLarge`, `Endless` and `Torn` are things decoded, because the conversation decides what to answer.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -31,6 +32,8 @@ pub enum Decoded {
     Skipped(u64),
     /// A block that was too large does not end; close the connection. Nothing is found after it.
     Endless,
+    /// Another block began inside of this one: its end was lost, and what came of it is void. Close the connection. Nothing is found after it.
+    Torn,
 }
 
 /// Finds blocks in a stream. One per connection.
@@ -46,7 +49,7 @@ pub struct Decoder {
     scanned: usize,
     garbage: u64,
     garbage_run: u64,
-    /// A block without end was given up: nothing that comes after it means anything.
+    /// A block without end was given up, or one was torn: nothing that comes after it means anything.
     over: bool,
 }
 
@@ -82,7 +85,14 @@ impl Decoder {
         if !self.inside && !self.begin(buffer) {
             return None;
         }
-        let end = self.find_end(buffer);
+        let end = match self.find_end(buffer) {
+            Find::End(at) => Some(at),
+            Find::Nothing => None,
+            Find::Begin => {
+                self.over = true;
+                return Some(Decoded::Torn);
+            }
+        };
         let known = self.passed + end.unwrap_or(self.scanned) as u64;
         if known > self.limit && !self.skipping {
             self.skipping = true;
@@ -157,25 +167,23 @@ impl Decoder {
         true
     }
 
-    /// The place of the FS that ends the block; else moves `scanned` to where the search goes on.
-    fn find_end(&mut self, buffer: &[u8]) -> Option<usize> {
+    /// The FS that ends the block, or the SB of another one; else moves `scanned` to where the search goes on.
+    fn find_end(&mut self, buffer: &[u8]) -> Find {
         let mut from = self.scanned;
-        while let Some(step) = memchr::memchr(FS, &buffer[from..]) {
+        while let Some(step) = memchr::memchr2(FS, SB, &buffer[from..]) {
             let at = from + step;
-            match buffer.get(at + 1) {
-                Some(&CR) => {
-                    self.scanned = at;
-                    return Some(at);
-                }
-                Some(_) => from = at + 1,
-                None => {
-                    self.scanned = at;
-                    return None;
-                }
+            let next = &buffer[at + 1..];
+            let found = if buffer[at] == FS { next.first().map(|byte| *byte == CR) } else { begins_message(next) };
+            self.scanned = at;
+            match found {
+                Some(true) if buffer[at] == FS => return Find::End(at),
+                Some(true) => return Find::Begin,
+                Some(false) => from = at + 1,
+                None => return Find::Nothing,
             }
         }
         self.scanned = buffer.len();
-        None
+        Find::Nothing
     }
 
     fn finish(&mut self) {
@@ -185,6 +193,25 @@ impl Decoder {
         self.scanned = 0;
     }
 }
+
+/// What stands next in a block.
+enum Find {
+    End(usize),
+    Begin,
+    Nothing,
+}
+
+/// Whether a header stands here: `MSH`, `FHS` or `BHS`, and a field separator. `None`: more bytes are needed to know.
+fn begins_message(bytes: &[u8]) -> Option<bool> {
+    let name = &bytes[..bytes.len().min(3)];
+    if !HEADERS.iter().any(|header| header.starts_with(name)) {
+        return Some(false);
+    }
+    bytes.get(3).map(u8::is_ascii_punctuation)
+}
+
+/// The segments that a message or batch begins with.
+const HEADERS: [&[u8]; 3] = [b"MSH", b"FHS", b"BHS"];
 
 /// Appends one block.
 pub fn encode(content: &[u8], out: &mut impl BufMut) {
@@ -208,7 +235,7 @@ mod tests {
     fn all(decoder: &mut Decoder, buffer: &mut BytesMut) -> Vec<Decoded> {
         let mut found = Vec::new();
         while let Some(one) = decoder.decode(buffer) {
-            let over = one == Decoded::Endless;
+            let over = matches!(one, Decoded::Endless | Decoded::Torn);
             found.push(one);
             if over {
                 break;
@@ -240,6 +267,38 @@ mod tests {
         let mut decoder = Decoder::whole(100);
         let mut buffer = BytesMut::from(&b"\x0ba\x1cb\x0bc\x1c\x1c\r"[..]);
         assert_eq!(all(&mut decoder, &mut buffer), [block(b"a\x1cb\x0bc\x1c")]);
+    }
+
+    #[test]
+    fn a_header_behind_an_sb_inside_is_another_message() {
+        for (stream, parts) in [
+            (&b"\x0bMSH|one\x0bMSH|^~\\&|two\x1c\r"[..], 100),
+            (b"\x0bMSH|one\x1c\x0bBHS|two\x1c\r", 100),
+            (b"\x0bMSH$one\rPID\x0bFHS$two\x1c\r\x0bMSH|three\x1c\r", 2),
+        ] {
+            for cut in 1..=stream.len() {
+                let (mut decoder, mut buffer, mut found) = (Decoder::new(1000, parts), BytesMut::new(), Vec::new());
+                for piece in stream.chunks(cut) {
+                    buffer.extend_from_slice(piece);
+                    found.extend(all(&mut decoder, &mut buffer));
+                }
+                let first = found.iter().position(|one| !matches!(one, Decoded::Part(_))).unwrap();
+                assert_eq!(found[first..], [Decoded::Torn], "{cut}: and nothing after it");
+            }
+        }
+        // No header, no separator, or not a whole one before the end.
+        for content in [&b"a\x0bMSH"[..], b"a\x0bMSHA|", b"a\x0bMS|", b"a\x0bmsh|", b"a\x0b", b"a\x0bPID|", b"a\x0b\x0bM"] {
+            for cut in 1..=content.len() {
+                let (mut decoder, mut buffer, mut found) = (Decoder::whole(100), BytesMut::new(), Vec::new());
+                let mut stream = Vec::new();
+                encode(content, &mut stream);
+                for piece in stream.chunks(cut) {
+                    buffer.extend_from_slice(piece);
+                    found.extend(all(&mut decoder, &mut buffer));
+                }
+                assert_eq!(found, [Decoded::Block(Bytes::copy_from_slice(content))], "{content:?}");
+            }
+        }
     }
 
     #[test]
@@ -331,7 +390,7 @@ mod tests {
                 for found in all(&mut decoder, &mut buffer) {
                     match found {
                         Decoded::Block(b) | Decoded::Part(b) | Decoded::End(b) => { prop_assert!(b.len() <= limit); out += b.len(); }
-                        Decoded::Endless => break 'all,
+                        Decoded::Endless | Decoded::Torn => break 'all,
                         Decoded::TooLarge | Decoded::Skipped(_) => {}
                     }
                 }

@@ -286,6 +286,7 @@ impl Daemon {
         if let Some(bind) = self.config.admin_bind {
             let listener = tokio::net::TcpListener::bind(bind).await;
             let listener = listener.map_err(|e| Failure::new(EXIT_REFUSED, format!("[admin] bind = {bind}: {e}; choose another address")))?;
+            tracing::info!("HTTP at {}: /healthz /readyz /metrics /api/v1/status", listener.local_addr().unwrap_or(bind));
             tokio::spawn(admin::serve_loopback(listener, self.live.clone(), self.answering.1.clone()));
         }
         Ok(())
@@ -294,6 +295,10 @@ impl Daemon {
     /// Serves until a signal asks to stop, then stops. A second signal ends the process at once.
     async fn serve(mut self, mut signals: Signals) -> Result<u8, Failure> {
         process::tell(Note::Ready);
+        for door in self.doors.view() {
+            let tls = if door.listener.tls.is_some() { " over TLS" } else { "" };
+            tracing::info!(about = &*door.listener.name, "takes {}{tls} at {}", door.listener.protocol, door.bind);
+        }
         tracing::info!(name = &*self.config.name, version = env!("CARGO_PKG_VERSION"), "ready");
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -323,9 +323,9 @@ impl DestinationLine {
         let mut reasons = Vec::new();
         let mut say = |what: String| reasons.push(format!("destination {}: {what}", self.name));
         let counted = [
-            (self.dead_letter, "dead letters wait for a decision"),
-            (self.held, "held envelopes wait for a decision"),
-            (self.ambiguous, "envelopes were sent but not answered"),
+            (self.dead_letter, "dead letter waits for a decision", "dead letters wait for a decision"),
+            (self.held, "held envelope waits for a decision", "held envelopes wait for a decision"),
+            (self.ambiguous, "envelope was sent but not answered", "envelopes were sent but not answered"),
         ];
         if self.endpoints.is_empty() {
             say(format!("no longer configured, {} envelopes are kept; configure it again or decide on them", self.waiting()));
@@ -346,10 +346,8 @@ impl DestinationLine {
         if let Some(missed) = self.outage.as_ref().and_then(OutageLine::missed) {
             say(missed);
         }
-        for (count, what) in counted {
-            if count > 0 {
-                say(format!("{count} {what}"));
-            }
+        for (count, one, many) in counted.into_iter().filter(|(count, ..)| *count > 0) {
+            say(format!("{count} {}", if count == 1 { one } else { many }));
         }
         for e in &self.endpoints {
             // The words of the alarms for the same, so that a report says each once.
@@ -496,7 +494,7 @@ mod tests {
         let changes: [(Change, &str); 7] = [
             (|d| d.endpoints[1].degraded = vec!["would refuse MG".into()], "endpoint secondary is degraded: would refuse MG"),
             (|d| d.active = vec!["secondary".into()], "not to the preferred primary"),
-            (|d| d.held = 1, "1 held"),
+            (|d| d.held = 1, "1 held envelope waits for a decision"),
             (|d| d.dead_letter = 2, "2 dead letters"),
             (|d| d.ambiguous = 3, "3 envelopes were sent but not answered"),
             (|d| d.endpoints.iter_mut().for_each(|e| e.health = "down".into()), NO_ENDPOINT),

@@ -97,8 +97,13 @@ fn blocks_are_found_however_they_come() {
     for id in ["one", "odd", "two"] {
         assert_eq!(client.answer().unwrap().id, id);
     }
+    // The end of a message lost: it and the next one are not taken for one.
+    client.raw(&[&b"\x0b"[..], &adt("torn", "2.5"), &block(&adt("three", "2.5"))].concat()).unwrap();
+    assert!(client.answer().is_err(), "closed without an answer");
+    let mut client = Client::connect(scene.at).unwrap();
+    assert_eq!(client.send(&adt("three", "2.5")).unwrap().id, "three");
     scene.gateway.drained("ris", 20);
-    assert_eq!(scene.receiver.ids(), ["slow", "one", "odd", "two"]);
+    assert_eq!(scene.receiver.ids(), ["slow", "one", "odd", "two", "three"]);
     assert_eq!(scene.receiver.kept()[2], odd);
 }
 

@@ -301,6 +301,11 @@ fn http_is_read_only_on_tcp_and_checks_its_host() {
     let gateway = Gateway::start(&world, "gateway", &text);
     let admin = gateway.admin();
     let host = admin.to_string();
+    let told = gateway.log();
+    assert!(
+        told.contains(&format!("HTTP at {admin}: ")) && told.contains(&format!("takes mllp at 127.0.0.1:{port}")),
+        "where it can be reached:\n{told}"
+    );
     assert_eq!(http::get(admin, "/healthz").unwrap().status, 200);
     assert_eq!(http::get(admin, "/readyz").unwrap().status, 200);
     assert_eq!(http::get(admin, "/api/v1/status").unwrap().status, 200);

@@ -189,19 +189,33 @@ fn hl7_three_refused_in_a_row_move_the_destination() {
     let (primary, secondary) = (Server::start(), Server::start());
     primary.script(|_, _| Reply::Code("AR", None));
     let (gateway, mut client) = hl7(&world, "hold_down = \"60s\"\nordering = \"patient\"", &[&primary, &secondary]);
-    // Retry means the same endpoint: one refused message, or two, wait there.
+    // One refused message, or two, are tried again there, then elsewhere; the destination stays.
     let one = |id: &str, patient| synthetic::oru(id, patient, 300, synthetic::CHARSETS[0]);
     for n in 1..=2 {
         assert!(client.send(&one(&format!("P{n}"), n)).unwrap().positive());
     }
-    until("both are tried again and again", 20, || primary.count() >= 6);
-    assert_eq!((gateway.active("ris"), secondary.count()), (vec!["primary".to_owned()], 0));
+    until("the secondary has taken both", 20, || secondary.count() == 2);
+    assert_eq!((gateway.active("ris"), primary.count()), (vec!["primary".to_owned()], 6));
     assert!(client.send(&one("P3", 3)).unwrap().positive());
     gateway.becomes_active("ris", "secondary", 20);
     gateway.drained("ris", 20);
     let mut arrived = secondary.accepted_ids();
     arrived.sort();
     assert_eq!(arrived, ["P1", "P2", "P3"]);
+}
+
+#[test]
+fn hl7_strict_order_gets_past_a_primary_that_refuses_everything() {
+    let world = World::new("verdict-strict");
+    let (primary, secondary) = (Server::start(), Server::start());
+    primary.script(|_, _| Reply::Code("AE", Some(207)));
+    let (gateway, mut client) = hl7(&world, "hold_down = \"60s\"", &[&primary, &secondary]);
+    let sent: Vec<String> = (0..20).map(|n| format!("S{n}")).collect();
+    send(&mut client, &sent.iter().map(String::as_str).collect::<Vec<_>>());
+    gateway.becomes_active("ris", "secondary", 40);
+    gateway.drained("ris", 20);
+    assert_eq!(secondary.accepted_ids(), sent);
+    assert_eq!((primary.count(), gateway.count("ris", "dead_letter")), (3 + 3 + 1, 0));
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub(super) fn endpoints(section: &Section<'_>, protocol: Protocol, health: &Heal
         section.reading().problem(section.span(), "the destination has no endpoint that can be used", "add an endpoint with `address` or `srv`");
     }
     warn_less_protected(&sections, &read);
+    warn_same_place(&sections, &read);
     read.into_iter().flatten().map(Arc::new).collect()
 }
 
@@ -122,6 +123,11 @@ pub fn host_and_port(text: &str) -> Option<(String, u16)> {
     if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         return inner.parse::<std::net::Ipv6Addr>().ok().map(|address| (address.to_string(), port));
     }
+    // A name whose last label is a number is an address with a slip in it (RFC 1123 2.1).
+    let numeric = host.rsplit('.').next().is_some_and(|label| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit()));
+    if numeric && host.parse::<std::net::Ipv4Addr>().is_err() {
+        return None;
+    }
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     (!host.is_empty() && host.len() <= 253 && host.chars().all(good)).then(|| (host.to_owned(), port))
 }
@@ -159,6 +165,19 @@ fn both(table: &Section<'_>, cert: Option<PathBuf>, key: Option<PathBuf>) -> Opt
         lonely("key", "cert", table.place("key"));
     }
     cert.zip(key)
+}
+
+/// A second endpoint at the place of the first does not help when that one is away.
+fn warn_same_place(sections: &[Section<'_>], endpoints: &[Option<Endpoint>]) {
+    let place = |endpoint: &Endpoint| (endpoint.host.to_ascii_lowercase(), endpoint.port, endpoint.ae_title.clone());
+    for (at, (table, endpoint)) in sections.iter().zip(endpoints).enumerate() {
+        let Some(endpoint) = endpoint.as_ref().filter(|endpoint| !endpoint.host.is_empty()) else { continue };
+        if let Some(other) = endpoints[..at].iter().flatten().find(|other| place(other) == place(endpoint)) {
+            let what = format!("endpoint \"{}\" is at the same place as \"{}\": they fail together", endpoint.name, other.name);
+            let key = if endpoint.finding == Finding::Srv { "srv" } else { "address" };
+            table.reading().warning(table.place(key), what, "give it the address of another receiver, or remove it");
+        }
+    }
 }
 
 /// Patient data goes wherever failover sends it: the weakest endpoint is the protection of the destination.

@@ -11,7 +11,7 @@
 //! - Every attempt that ended is settled in the spool, so that the story there is whole; what is tried again at once is deferred and due at once.
 //! - Order is the spool's: it hands out one envelope per lane. The window bounds attempts in parallel: 1 for `strict`, one per association for
 //!   lanes with a key, associations x window without order (more where the senders' own AE titles are passed on). While stalled it is one scout.
-//! - A negative answer moves the envelope, each other endpoint once; then it rests and begins a new round. What an endpoint refused for what it is
+//! - A negative answer moves the envelope, each other endpoint once; then it rests and begins a new round (`patience`: when). What an endpoint refused for what it is
 //!   (no context, unknown key there) is not offered to it again; only when every endpoint has refused it so, it is judged for good.
 //! - `ambiguous = "hold"`: the start of an attempt is synced before its first byte leaves, its end before anything else is taken. A start without an
 //!   end, found after a restart, is held.
@@ -22,6 +22,7 @@
 mod degraded;
 pub mod direct;
 mod outages;
+mod patience;
 mod replays;
 mod view;
 mod wishes;
@@ -271,7 +272,7 @@ impl Engine {
             return self.replay_waits(envelope.id, memo, now);
         }
         if choice.is_none() && !memo.refused.is_empty() && self.failover.admission(now.at) != Admission::Closed {
-            memo.refused = crate::endpoint::EndpointSet::EMPTY;
+            memo.new_round();
             choice = self.failover.choose(Wish { avoid: memo.avoid(), again: None, lane, towards }, now.at);
         }
         memo.again = None;
@@ -332,6 +333,7 @@ impl Engine {
         let refused = flight.envelope.replay && self.rule_on_replay(&mut ruling);
         self.note_for_outage(&flight.name, ruling.blame, flight.since, now);
         let next = self.tell_failover(&mut flight, &ruling, now);
+        let next = self.patience(&mut flight.memo, &ruling, flight.choice.map(|c| c.endpoint), next);
         flight.memo.sent |= phase == Phase::Answer;
         let moved = matches!(next, Next::Reroute | Next::Elsewhere) && ruling.verdict == Verdict::Retry;
         let verdict = if moved { Verdict::Elsewhere } else { ruling.verdict };
@@ -373,24 +375,6 @@ impl Engine {
             resend: flight.memo.sent || envelope.recovered || envelope.replay || !envelope.ambiguous_at.is_empty(),
             ambiguous_here: envelope.ambiguous_at.contains(&flight.name),
             last_resort: others_refused,
-        }
-    }
-
-    /// Whether this message fails, with its bytes on the way or sent, wherever it goes, while others are answered in between: then it says nothing
-    /// about the endpoint, and only it waits.
-    fn is_poison(&mut self, memo: &mut Memo, ruling: &Ruling, phase: Phase) -> bool {
-        match ruling.blame {
-            Blame::Answered | Blame::Refused => {
-                self.answers += 1;
-                false
-            }
-            Blame::NotSent { stale: false, .. } | Blame::Lost | Blame::Timeout if phase >= Phase::Transmit => {
-                let (strikes, last) = memo.strikes;
-                let passed = last != 0 && self.answers >= last;
-                memo.strikes = (strikes.saturating_add(u8::from(passed)), self.answers + 1);
-                memo.strikes.0 >= STRIKES
-            }
-            _ => false,
         }
     }
 
@@ -450,7 +434,7 @@ impl Engine {
                 if self.failover.has_place_for(memo.avoid()) && self.towards(envelope.replay).is_none() {
                     self.at_once(id, memo, now);
                 } else {
-                    memo.refused = crate::endpoint::EndpointSet::EMPTY;
+                    memo.new_round();
                     self.schedule.rest(id, memo, now.at);
                 }
             }
@@ -728,7 +712,3 @@ fn backoff_of(destination: &Destination) -> Backoff {
 /// Different envelopes that take turns as scouts of a stalled destination: more would defer the backlog one by one, fewer would let one bad message
 /// stand for all.
 const SCOUTS_IN_TURN: usize = 3;
-
-/// Failures without an answer, each with answers to others since the one before, after which a message and not the endpoint is at fault: once may
-/// be chance, a connection cut while it was on the way.
-const STRIKES: u8 = 2;

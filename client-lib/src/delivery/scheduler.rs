@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 pub struct Memo {
     /// Endpoints that refused it in this round.
     pub refused: EndpointSet,
+    /// Refusals for now in this round.
+    pub refusals: u8,
     /// Endpoints that refused it for what it is: they are not asked again.
     pub unwanted: EndpointSet,
     /// The endpoint to try again, on a fresh connection.
@@ -48,6 +50,11 @@ impl Memo {
     #[must_use]
     pub fn avoid(&self) -> EndpointSet {
         self.refused.union(self.unwanted)
+    }
+
+    /// Those that refused it for now may be asked again.
+    pub fn new_round(&mut self) {
+        (self.refused, self.refusals) = (EndpointSet::EMPTY, 0);
     }
 }
 
@@ -95,7 +102,7 @@ impl Schedule {
     pub fn reconfigure(&mut self, backoff: Backoff) {
         self.backoff = backoff;
         for (memo, _) in self.memos.values_mut() {
-            *memo = Memo { refused: EndpointSet::EMPTY, unwanted: EndpointSet::EMPTY, again: None, tries: None, ..*memo };
+            *memo = Memo { refused: EndpointSet::EMPTY, refusals: 0, unwanted: EndpointSet::EMPTY, again: None, tries: None, ..*memo };
         }
     }
 

@@ -324,8 +324,10 @@ impl Link {
     async fn answer(&mut self, ids: &[Vec<u8>], deadline: Instant) -> Result<(Acknowledgement, Bytes), Unanswered> {
         loop {
             while let Some(found) = self.decoder.decode(&mut self.buffer) {
-                let Decoded::Block(block) = found else {
-                    return Err((Silence::WrongAnswer, format!("{} answered with more than 1 MiB; is it an HL7 receiver?", self.name)));
+                let block = match found {
+                    Decoded::Block(block) => block,
+                    Decoded::Torn => return Err((Silence::WrongAnswer, format!("{} began an answer inside of another", self.name))),
+                    _ => return Err((Silence::WrongAnswer, format!("{} answered with more than 1 MiB; is it an HL7 receiver?", self.name))),
                 };
                 let answer = Acknowledgement::read(&block).map_err(|none| (Silence::WrongAnswer, format!("{}: {none}", self.name)))?;
                 if ids.iter().any(|id| answer.answers(id)) {

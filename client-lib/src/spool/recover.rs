@@ -43,6 +43,11 @@ fn failed(doing: &str) -> impl FnOnce(Failure) -> SpoolError {
     move |failure| SpoolError::Disk { doing: format!("{doing} ({})", failure.phase), cause: failure.cause }
 }
 
+/// What was being read when it failed: people have to find the file.
+fn of(part: &str, generation: u64) -> String {
+    format!("reading {part} {}", segment::name(Use::Journal, generation)).replace("  ", " ")
+}
+
 /// Opens a spool.
 pub(crate) fn open(storage: Arc<dyn Storage>, mut settings: SpoolSettings, events: Events) -> Result<(Arc<Inner>, Recovered), SpoolError> {
     storage.lock().map_err(|cause| match cause.kind() {
@@ -134,7 +139,7 @@ impl Found {
         for name in storage.list().map_err(disk("listing the spool directory"))? {
             files.last_generation = files.last_generation.max(segment::number_in(&name).unwrap_or(0));
             if name.starts_with("spare-") {
-                let file = storage.open(&name, false).map_err(disk("opening a spare file"))?;
+                let file = storage.open(&name, false).map_err(disk(&format!("opening {name}")))?;
                 if files.prepared.is_none() && file.size().is_ok_and(|size| size == segment_size) {
                     files.prepared = Some(Prepared { name, file, size: segment_size, zeroed: segment_size });
                 } else {
@@ -150,8 +155,8 @@ impl Found {
                 self.aside += 1;
             }
             let Some((kind, generation)) = segment::parse_name(&name) else { continue };
-            let file = storage.open(&name, false).map_err(disk("opening a segment"))?;
-            let block = segment::read_range(&*file, 0, BLOCK as usize).map_err(disk("reading a segment's header"))?;
+            let file = storage.open(&name, false).map_err(disk(&format!("opening {name}")))?;
+            let block = segment::read_range(&*file, 0, BLOCK as usize).map_err(disk(&format!("reading the header of {name}")))?;
             if let Some(header) = segment::check_header(&block)
                 && header.version > segment::VERSION
             {
@@ -171,7 +176,7 @@ impl Found {
         let mut open = Vec::new();
         for (generation, file) in files {
             self.recovered.segments += 1;
-            match sealed(&*file, generation).map_err(disk("reading a journal segment's trailer"))? {
+            match sealed(&*file, generation).map_err(disk(&of("the trailer of", generation)))? {
                 Some((trailer, size)) => segments.push(Segment::new(generation, file, size, Content::Sealed(trailer))),
                 None => open.push((generation, file)),
             }
@@ -179,17 +184,17 @@ impl Found {
         // A later segment's begin record says where an earlier one ended.
         let mut ends: HashMap<u64, u64> = HashMap::new();
         for (generation, file) in open.iter().map(|(g, f)| (*g, f)).chain(segments.iter().map(|s| (s.generation, &s.file))) {
-            let begin = segment::read_record(&**file, generation, BLOCK, 64).map_err(disk("reading a begin record"))?;
+            let begin = segment::read_record(&**file, generation, BLOCK, 64).map_err(disk(&of("the first record of", generation)))?;
             let begin = begin.as_deref().and_then(|bytes| record::check(bytes, generation)).filter(|v| v.kind == Kind::Begin);
             if let Some(before) = begin.and_then(|v| record::get_begin(v.body)) {
                 ends.insert(before.generation(), before.offset());
             }
         }
         for (generation, file) in open {
-            let size = file.size().map_err(disk("reading a journal segment"))?;
+            let size = file.size().map_err(disk(&of("the size of", generation)))?;
             let Some(scan) = self.scan(storage, generation, &*file, ends.get(&generation).copied())? else { continue };
             // What was found in memory of the system may not be on disk yet, and from now on others build on it.
-            file.sync().map_err(disk("syncing a recovered journal segment"))?;
+            file.sync().map_err(disk(&format!("syncing {}", segment::name(Use::Journal, generation))))?;
             segments.push(Segment::new(generation, file, size, Content::Unsealed(Arc::new(scan.listing), scan.end, false)));
         }
         segments.sort_by_key(|s| s.generation);
@@ -198,8 +203,8 @@ impl Found {
 
     /// Reads a segment record by record. `None`: it is none, and was set aside.
     fn scan(&mut self, storage: &dyn Storage, generation: u64, file: &dyn File, limit: Option<u64>) -> Result<Option<Scan>, SpoolError> {
-        let size = file.size().map_err(disk("reading a journal segment"))?;
-        let bytes = segment::read_range(file, 0, limit.unwrap_or(size).min(size) as usize).map_err(disk("reading a journal segment"))?;
+        let size = file.size().map_err(disk(&of("the size of", generation)))?;
+        let bytes = segment::read_range(file, 0, limit.unwrap_or(size).min(size) as usize).map_err(disk(&of("", generation)))?;
         let mut valid: Vec<(usize, usize)> = Vec::new();
         let mut synced_to = limit.map_or(Position::NONE, |l| Position::new(generation, l));
         let mut at = BLOCK as usize;

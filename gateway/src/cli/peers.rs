@@ -226,13 +226,14 @@ fn messages(content: &[u8]) -> Vec<Vec<u8>> {
     let without_blocks = |byte: &u8| matches!(byte, b'\r' | b'\n' | 0x0b | 0x1c);
     segments.extend(content.split(without_blocks).filter(|segment| !segment.is_empty()));
     let mut messages: Vec<Vec<u8>> = Vec::new();
-    let mut in_batch = false;
+    // The segment that ends the batch we are in.
+    let mut batch_ends: Option<&[u8]> = None;
     for segment in segments {
-        let begins_batch = !in_batch && (segment.starts_with(b"FHS") || segment.starts_with(b"BHS"));
-        in_batch |= begins_batch;
-        if begins_batch || (!in_batch && segment.starts_with(b"MSH")) {
+        let begins = [(&b"FHS"[..], &b"FTS"[..]), (b"BHS", b"BTS")].into_iter().find(|(begin, _)| batch_ends.is_none() && segment.starts_with(begin));
+        if begins.is_some() || (batch_ends.is_none() && segment.starts_with(b"MSH")) {
             messages.push(Vec::new());
         }
+        batch_ends = begins.map(|(_, end)| end).or(batch_ends.filter(|end| !segment.starts_with(end)));
         if let Some(message) = messages.last_mut() {
             message.extend_from_slice(segment);
             message.push(b'\r');
@@ -262,7 +263,9 @@ impl Echo {
                     answer_json(&json!({"ok": false, "phase": outcome.phase().name(), "answer": what}))?;
                     return Ok(class.exit_status());
                 }
-                Err(Failure::new(class.exit_status(), format!("{}: {what}", self.url)))
+                let url = self.url.to_string();
+                let what = if what.contains(&url) { what } else { format!("{url}: {what}") };
+                Err(Failure::new(class.exit_status(), what))
             }
         }
     }
@@ -300,6 +303,9 @@ mod tests {
             assert_eq!(messages(file), two);
         }
         assert_eq!(messages(b"FHS|^~\\&\nBHS|^~\\&\nMSH|^~\\&|A\nBTS|1\nFTS|1\n").len(), 1, "a batch is one unit");
+        let batches = b"FHS|^~\\&\nBHS|^~\\&\nMSH|^~\\&|A\nBTS|1\nFTS|1\nBHS|^~\\&\nMSH|^~\\&|B\nMSH|^~\\&|C\nBTS|2\nMSH|^~\\&|D\n";
+        let begins: Vec<Vec<u8>> = messages(batches).iter().map(|message| message[..3].to_vec()).collect();
+        assert_eq!(begins, [b"FHS", b"BHS", b"MSH"], "and ends");
         assert!(messages(b"hello").is_empty());
     }
 }

@@ -158,6 +158,7 @@ pub(super) fn read<'a>(reading: &'a Reading<'a>, document: &'a DeTable<'a>) -> C
     let destinations = destination::destinations(&destination_sections);
     let admin_bind = top.table("admin").and_then(|admin| admin_bind(&admin));
     check_binds(&listener_sections, &listeners, admin_bind);
+    warn_of_circles(&destination_sections, &listeners);
     let sites = sites(&top, &destination_sections, &destinations);
     for (key, missing) in [("listener", listeners.is_empty()), ("destination", destinations.is_empty())] {
         if missing && top.has(key) {
@@ -210,6 +211,16 @@ fn listener(section: &Section<'_>) -> Listener {
     };
     for key in others {
         section.pointless(key, why);
+    }
+    let without = [
+        ("peers", "everybody may connect"),
+        ("ae_title", "it answers to any"),
+        ("calling_ae", "any is let in"),
+        ("storage_classes", "every storage class is taken"),
+    ];
+    for (key, meaning) in without.iter().filter(|(key, _)| section.has(key) && section.texts(key).is_empty()) {
+        // A list that came out empty must not open what it was written to close.
+        section.reading().problem(section.place(key), format!("`{key}` is empty"), format!("name at least one, or remove `{key}`: then {meaning}"));
     }
     let bind = section.text("bind").and_then(|text| {
         let address = bind_address(&text.value);
@@ -289,6 +300,21 @@ fn check_binds(sections: &[Section<'_>], listeners: &[Arc<Listener>], admin: Opt
             section.reading().problem(section.place("bind"), format!("{} is taken by {who} already", listener.bind), "choose another port");
         }
         taken.push((listener.bind, format!("listener \"{}\"", listener.name)));
+    }
+}
+
+/// Endpoints that are this gateway's own listeners: what goes there comes in again.
+fn warn_of_circles(sections: &[Section<'_>], listeners: &[Arc<Listener>]) {
+    for endpoint in sections.iter().flat_map(|section| section.tables("endpoint")) {
+        let Some(text) = endpoint.text("address") else { continue };
+        let Some(address) = bind_address(&text.value) else { continue };
+        let everywhere = |bind: SocketAddr| bind.ip().is_unspecified() && address.ip().is_loopback() && (bind.is_ipv6() || address.is_ipv4());
+        let here = |bind: SocketAddr| bind.port() == address.port() && (bind.ip() == address.ip() || everywhere(bind));
+        if let Some(listener) = listeners.iter().find(|listener| here(listener.bind)) {
+            let what = format!("{} is listener \"{}\" of this gateway", text.written, listener.name);
+            let remedy = "see that what comes in there goes elsewhere, or messages go round for ever";
+            endpoint.reading().warning(text.span, what, remedy);
+        }
     }
 }
 

@@ -224,6 +224,8 @@ fn open_files(notes: &mut Notes) {
     }
     notes.problems.sort_by_key(|note| note.span.start);
     notes.warnings.sort_by_key(|note| note.span.start);
+    // What was noted without the files may show again with them.
+    notes.problems.dedup();
 }
 
 fn expires_soon(end: SystemTime) -> Option<String> {

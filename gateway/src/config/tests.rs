@@ -249,6 +249,9 @@ fn listeners_are_checked() {
         ("bind = \"127.0.0.1:8080\"", "taken by [admin]"),
         ("bind = \"0.0.0.0:11112\"\npeers = [\"10.0.0.0/33\"]", "`peers` cannot be"),
         ("bind = \"0.0.0.0:11112\"\nstorage_classes = [\"CT\"]", "it is no UID"),
+        ("bind = \"0.0.0.0:11112\"\npeers = []", "`peers` is empty; name at least one, or remove `peers`: then everybody may connect"),
+        ("bind = \"0.0.0.0:11112\"\nstorage_classes = []", "`storage_classes` is empty"),
+        ("bind = \"0.0.0.0:11112\"\ncalling_ae = []", "`calling_ae` is empty"),
         ("bind = \"0.0.0.0:11112\"\ncalling_ae = \"\"", "it is empty"),
         ("bind = \"0.0.0.0:11112\"\ntls = { cert = \"gw.pem\" }", "tls of a listener has no `key`"),
     ];
@@ -259,6 +262,31 @@ fn listeners_are_checked() {
     assert_eq!(Place::new(&listener("bind = \"localhost:0\"")).load().unwrap().listeners[1].bind, "127.0.0.1:0".parse().unwrap());
     let told = warnings(&listener("bind = \"[::]:11112\"\nmax_message = \"1 MiB\""));
     assert!(told.iter().any(|warning| warning.contains("`max_message` means nothing for dicom")), "{told:?}");
+}
+
+#[test]
+fn endpoints_are_checked() {
+    let primary = |text: &str| EXAMPLE.replace("\"ris-a.example.org:2575\"", text);
+    let told =
+        |text: &str| warnings(&primary(text)).into_iter().filter(|w| w.contains("same place") || w.contains("of this gateway")).collect::<Vec<_>>();
+    assert_eq!(told("\"ris-a.example.org:2575\""), Vec::<String>::new());
+    let same = told("\"RIS-B.example.org:2575\"");
+    assert!(same.len() == 1 && same[0].contains("endpoint \"secondary\" is at the same place as \"primary\": they fail together"), "{same:?}");
+    // Two archives behind one address are two receivers.
+    let archives = EXAMPLE.replace("pacs-b.example.org", "pacs-a.example.org");
+    assert!(warnings(&archives).iter().any(|w| w.contains("same place")));
+    let other = archives.replacen("ae_title = \"PACS\"", "ae_title = \"OTHER\"", 1);
+    assert!(!warnings(&other).iter().any(|w| w.contains("same place")));
+    for own in ["\"127.0.0.1:2575\"", "\"localhost:2575\""] {
+        let circle = told(own);
+        assert!(circle.len() == 1 && circle[0].contains("is listener \"ris-in\" of this gateway"), "{own}: {circle:?}");
+    }
+    for slip in ["\"256.0.0.1:104\"", "\"10.0.0:104\"", "\"10.0.0.1.2:104\""] {
+        let problems = problems(&primary(slip));
+        assert!(problems.len() == 1 && problems[0].contains("it is not host:port"), "{slip}: {problems:?}");
+    }
+    let twice = problems(&primary("\"ris-a.example.org:2575\"\ntls = { verify = \"full\" }"));
+    assert!(twice.len() == 1 && twice[0].contains("`tls` has no `ca`"), "{twice:?}");
 }
 
 #[test]

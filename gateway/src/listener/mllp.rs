@@ -275,6 +275,13 @@ impl Conversation {
                 self.take_large().await;
                 self.closing = true;
             }
+            // A refusal could be taken for one of the message that began: to a sender, a connection that closes means neither was taken.
+            Decoded::Torn => {
+                self.notice("a message began inside of another, whose end (FS CR) was lost; neither was taken, and the connection was closed");
+                self.intake.refused(&self.listener, Refusal::Malformed);
+                self.large = None;
+                self.closing = true;
+            }
         }
     }
 

@@ -183,6 +183,55 @@ fn each_other_endpoint_is_asked_once_and_then_it_waits() {
 }
 
 #[test]
+fn a_strict_lane_gets_past_an_endpoint_that_refuses_everything() {
+    for (code, error) in [(AckCode::AR, 0), (AckCode::CE, 0), (AckCode::AE, 207)] {
+        let mut world = hl7(&["a", "b"], |_| ());
+        world.becomes(A, Mode::Nak(code, error));
+        let ids = world.commit_many(10);
+        world.run_for(minutes(1));
+        let seen: Vec<String> = ids.iter().map(|id| world.endpoints_of(*id)).collect();
+        assert_eq!(seen[..4], ["aaab", "aaab", "ab", "b"], "{code:?}: with backoff on a, then b; the third envelope makes it leave");
+        assert!(seen[4..].iter().all(|s| s == "b"), "{seen:?}");
+        assert_eq!((world.active(), world.waiting()), ("b".to_owned(), 0));
+        world.check();
+    }
+}
+
+#[test]
+fn a_message_refused_for_now_moves_alone_and_in_rounds() {
+    // Twice is a moment's trouble.
+    let mut world = hl7(&["a", "b"], |d| d.retry_first = seconds(10));
+    world.peers[A].poison = Some((EnvelopeId(1), Mode::Nak(AckCode::AR, 0)));
+    let ids = world.commit_many(3);
+    while world.endpoints_of(ids[0]).len() < 2 {
+        world.run_for(Duration::from_millis(1));
+    }
+    world.peers[A].poison = None;
+    world.run_until_done(minutes(2));
+    assert!(ids.iter().all(|id| world.endpoints_of(*id).ends_with('a')), "{}", world.endpoints_of(ids[0]));
+    // Again and again: the others are asked, and the destination stays.
+    let mut world = hl7(&["a", "b", "c"], |_| ());
+    world.peers[A].poison = Some((EnvelopeId(1), Mode::Nak(AckCode::AR, 0)));
+    world.peers[B].poison = Some((EnvelopeId(1), Mode::Nak(AckCode::AE, 206)));
+    let ids = world.commit_many(3);
+    world.run_for(minutes(1));
+    assert_eq!((world.endpoints_of(ids[0]), world.endpoints_of(ids[1])), ("aaabc".to_owned(), "a".to_owned()));
+    assert_eq!(world.active(), "a");
+    world.check();
+    // Refused by all: each once in a round, and never given up.
+    world.peers[A].poison = Some((EnvelopeId(4), Mode::Nak(AckCode::AR, 0)));
+    world.peers[B].poison = Some((EnvelopeId(4), Mode::Nak(AckCode::AR, 0)));
+    world.peers[2].poison = Some((EnvelopeId(4), Mode::Nak(AckCode::AR, 0)));
+    let id = world.commit_many(1)[0];
+    world.run_for(minutes(30));
+    let seen = world.endpoints_of(id);
+    assert!(seen.starts_with("aaabcaaabc") && seen.len() < 200, "{seen}");
+    world.peers.iter_mut().for_each(|peer| peer.poison = None);
+    world.run_until_done(minutes(5));
+    world.check();
+}
+
+#[test]
 fn nothing_is_ever_given_up_for_count_or_age() {
     for (mode, dicom_) in
         [(Mode::Nak(AckCode::AR, 0), false), (Mode::Nak(AckCode::CE, 0), false), (Mode::Nak(AckCode::AE, 207), false), (Mode::Status(0xA700), true)]

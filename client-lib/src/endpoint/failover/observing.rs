@@ -145,7 +145,8 @@ impl Failover {
             _ => (self.attempts, place.failures >= self.attempts),
         };
         if leave {
-            let why = format!("left after a failure in phase {phase}: {}", end.seen);
+            let seen = end.seen.strip_prefix(&format!("{phase}: ")).unwrap_or(end.seen);
+            let why = format!("left after a failure in phase {phase}: {seen}");
             self.leave(endpoint, Proof::Reaching(phase), why, now);
             return Next::Reroute;
         }

@@ -46,7 +46,7 @@ fn is_about_certificates(alert: AlertDescription) -> bool {
 fn of_tls(error: &Error) -> String {
     let said = match error {
         Error::InvalidMessage(_) => "what the peer sent is not TLS; it speaks plainly: switch TLS on there, or off here",
-        Error::InvalidCertificate(certificate) => of_certificate(certificate),
+        Error::InvalidCertificate(certificate) => return of_certificate(certificate),
         Error::NoCertificatesPresented => "the peer showed no certificate; give it one, or remove `client_ca` here",
         Error::AlertReceived(alert) => return of_alert(*alert),
         Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered | PeerIncompatible::ServerDoesNotSupportTls12Or13) => {
@@ -58,8 +58,8 @@ fn of_tls(error: &Error) -> String {
     said.to_owned()
 }
 
-fn of_certificate(certificate: &CertificateError) -> &'static str {
-    match certificate {
+fn of_certificate(certificate: &CertificateError) -> String {
+    let said = match certificate {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "the peer's certificate has expired; renew it there, and check the clock here"
         }
@@ -76,8 +76,10 @@ fn of_certificate(certificate: &CertificateError) -> &'static str {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "the peer's certificate is not made for this use; it needs the extended key usage of its side (serverAuth, clientAuth)"
         }
-        _ => "the peer's certificate is not acceptable; check it with openssl x509",
-    }
+        // A self-signed certificate that calls itself an authority, for one: trusted only if it stands in the file itself.
+        other => return format!("the peer's certificate is not acceptable ({other}); if it is the right one, put it into our file of authorities"),
+    };
+    said.to_owned()
 }
 
 fn of_alert(alert: AlertDescription) -> String {

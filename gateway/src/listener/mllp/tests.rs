@@ -158,6 +158,26 @@ fn adt(id: &str) -> Vec<u8> {
     format!("MSH|^~\\&|A|B|C|D|||ADT^A01|{id}|P|2.5\rPID|1||4711^^^H||M\u{fc}ller\r").into_bytes()
 }
 
+/// A message whose end was lost is not glued to the next one: two patients would become one message, answered under the first one's id.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_inside_of_another_takes_neither_and_closes() {
+    for long in [0, 200_000] {
+        let bench = Bench::new();
+        let (mut peer, _) = bench.connect();
+        peer.send(&adt("M1")).await;
+        let mut torn = vec![mllp::SB];
+        torn.extend_from_slice(&adt("LOST"));
+        torn.resize(torn.len() + long, b'x');
+        peer.wire.write_all(&torn).await.unwrap();
+        peer.send(&adt("M2")).await;
+        assert_eq!([peer.told().await, peer.told().await], ["AA M1 0", "closed"], "{long}");
+        assert_eq!(bench.ids(), ["M1"]);
+        let (mut peer, _) = bench.connect();
+        peer.send(&adt("M2")).await;
+        assert_eq!(peer.told().await, "AA M2 0");
+    }
+}
+
 fn asking(id: &str, kind: &str, conditions: &str) -> Vec<u8> {
     format!("MSH|^~\\&|A|B|C|D|||{kind}|{id}|P|2.5|||{conditions}\rPID|1||4711\r").into_bytes()
 }
