@@ -393,6 +393,8 @@ pub struct Destination {
     pub resync: bool,
     /// What outages are measured against.
     pub objectives: Objectives,
+    /// Before a replay is sent, its receiver is asked by C-FIND whether it has the instance (`reconcile = "query"`). Default false.
+    pub reconcile: bool,
     /// Keys taken from the file that this version reads and checks but does not act on; `check` and the log say so.
     pub not_acting: Vec<String>,
 }

@@ -67,8 +67,8 @@ pub enum Event {
     Delivered { destination: Arc<str>, endpoint: Arc<str>, envelope: EnvelopeId, outcome: Delivered, took: Duration },
     /// What an endpoint may lack was found in history and waits; `gone`: history no longer had its content.
     ReplayBegun { destination: Arc<str>, what: String, envelopes: u64, gone: u64 },
-    /// A replay reached its end: answered positively, or refused.
-    Replayed { destination: Arc<str>, endpoint: Arc<str>, envelope: EnvelopeId, refused: bool },
+    /// A replay reached its end.
+    Replayed { destination: Arc<str>, endpoint: Arc<str>, envelope: EnvelopeId, end: ReplayEnd },
     /// An envelope became a dead letter.
     DeadLetter { destination: Arc<str>, envelope: EnvelopeId },
     /// An envelope is held.
@@ -101,6 +101,17 @@ pub enum Event {
     Damage { place: String, what: String },
     /// A certificate's expiry became known. `use_` names listener or endpoint.
     Certificate { use_: String, expires_in: Duration },
+}
+
+/// How a replay ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReplayEnd {
+    /// Answered positively.
+    Answered,
+    /// Refused: the endpoint does not want it, and nothing is owed.
+    Refused,
+    /// Not sent: the endpoint said that it has it (`reconcile`).
+    AlreadyThere,
 }
 
 /// How an envelope was delivered. The texts are the metric's label values.

@@ -160,6 +160,27 @@ pub const SEEN_WRITTEN_EVERY: Duration = Duration::from_secs(1);
 /// Things a standby would refuse that its status names; the rest is counted.
 pub const REFUSALS_TOLD_MAX: usize = 4;
 
+/// Matches of one C-FIND that are read (`reconcile`): a CT series of today has some thousand instances. Beyond it each instance is asked for by itself.
+pub const FIND_MATCHES_MAX: usize = 10_000;
+
+/// Largest data set of a match that is read, in bytes: the four attributes that are asked for have some 200; archives add what they like.
+pub const FIND_MATCH_BYTES_MAX: usize = 64 << 10;
+
+/// UIDs kept of what an endpoint says it has (`reconcile`), some 150 bytes each: two long lists. Beyond it the oldest list is forgotten and asked for again.
+pub const HOLDINGS_MAX: usize = 2 * FIND_MATCHES_MAX;
+
+/// How long an endpoint is believed about what it has (`reconcile`): long enough for the images of a series, too short to matter for what comes otherwise.
+pub const HOLDINGS_KEPT: Duration = Duration::from_secs(60);
+
+/// Longest time for the whole answer to one C-FIND, whatever the single responses take: no replay waits longer for its question.
+pub const FIND_WHOLE: Duration = Duration::from_secs(120);
+
+/// How long an endpoint that answers no queries is not asked again, and is sent everything (`reconcile`).
+pub const FIND_REFUSED_KEPT: Duration = Duration::from_secs(600);
+
+/// The same when a query broke off, came to no end in time, or was failed by the endpoint.
+pub const FIND_FAILED_KEPT: Duration = Duration::from_secs(30);
+
 /// Head of an HTTP answer that a probe reads, in bytes: the status stands in its first line, and a peer must not fill our memory.
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
 

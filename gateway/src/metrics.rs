@@ -6,7 +6,7 @@
 use crate::config::Config;
 use crate::status::Report;
 use everpost_client::delivery::{Phase, Verdict};
-use everpost_client::event::{Event, Refusal};
+use everpost_client::event::{Event, Refusal, ReplayEnd};
 use everpost_client::keys::Protocol;
 use everpost_client::limits::ENDPOINTS_MAX;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
@@ -46,6 +46,8 @@ const DESCRIBED: &[(&str, char, &str)] = &[
     ("everpost_objectives_missed_total", 'c', "Outages that are over in which an objective was missed."),
     ("everpost_outage_worst_seconds", 'g', "Of the last 30 days: the longest time until delivery went on (rto), the farthest loss (rpo)."),
     ("everpost_replayed_total", 'c', "Replays answered positively: messages that another endpoint had answered before."),
+    ("everpost_replays_already_there_total", 'c', "Replays not sent because the endpoint, when asked, named the instance (`reconcile`)."),
+    ("everpost_replays_refused_total", 'c', "Replays that the endpoint refused; nothing is owed."),
     ("everpost_ambiguous_total", 'c', "Attempts that ended sent whole but unanswered, by phase."),
     ("everpost_dead_letters", 'g', "Dead letters that wait for an operator."),
     ("everpost_spool_bytes", 'g', "Bytes of the spool on disk."),
@@ -142,7 +144,9 @@ impl Metrics {
             for endpoint in &destination.endpoints {
                 drop(self.endpoint(&destination.name, &endpoint.name));
                 drop(self.ambiguous(&destination.name, &endpoint.name, Phase::Answer));
-                drop(self.replayed(&destination.name, &endpoint.name));
+                for end in [ReplayEnd::Answered, ReplayEnd::AlreadyThere, ReplayEnd::Refused] {
+                    drop(self.replays(&destination.name, &endpoint.name, end));
+                }
             }
             drop(self.outages(&destination.name));
             for objective in ["rto", "rpo"] {
@@ -179,8 +183,8 @@ impl Metrics {
             Event::Attempt { destination, endpoint, phase, verdict: Verdict::Ambiguous, .. } => {
                 self.ambiguous(destination, endpoint, *phase).increment(1);
             }
-            Event::Replayed { destination, endpoint, refused: false, .. } => {
-                self.replayed(destination, endpoint).increment(1);
+            Event::Replayed { destination, endpoint, end, .. } => {
+                self.replays(destination, endpoint, *end).increment(1);
             }
             Event::Failover { destination, from, to, .. } => {
                 self.failovers(destination, from.as_ref(), to.as_ref()).increment(1);
@@ -309,9 +313,15 @@ impl Metrics {
         self.counter("everpost_objectives_missed_total", labels)
     }
 
-    fn replayed(&self, destination: &Arc<str>, endpoint: &Arc<str>) -> Counter {
-        let labels = vec![Label::new("destination", name(destination)), Label::new("endpoint", name(endpoint))];
-        self.counter("everpost_replayed_total", labels)
+    fn replays(&self, destination: &Arc<str>, endpoint: &Arc<str>, end: ReplayEnd) -> Counter {
+        let counter = match end {
+            ReplayEnd::Answered => "everpost_replayed_total",
+            ReplayEnd::AlreadyThere => "everpost_replays_already_there_total",
+            ReplayEnd::Refused => "everpost_replays_refused_total",
+        };
+        let endpoint = self.label(destination, endpoint);
+        let labels = vec![Label::new("destination", name(destination)), Label::new("endpoint", endpoint)];
+        self.counter(counter, labels)
     }
 
     fn failovers(&self, destination: &Arc<str>, from: Option<&Arc<str>>, to: Option<&Arc<str>>) -> Counter {
@@ -389,8 +399,8 @@ mod tests {
             metrics.read(&Event::Delivered { destination: "pacs".into(), endpoint: "b".into(), envelope: EnvelopeId(1), outcome, took }, now);
         }
         metrics.read(&Event::Failover { destination: "pacs".into(), from: Some("a".into()), to: Some("b".into()), reason: String::new() }, now);
-        for refused in [false, true] {
-            metrics.read(&Event::Replayed { destination: "pacs".into(), endpoint: "b".into(), envelope: EnvelopeId(1), refused }, now);
+        for end in [ReplayEnd::Answered, ReplayEnd::Refused, ReplayEnd::AlreadyThere, ReplayEnd::AlreadyThere] {
+            metrics.read(&Event::Replayed { destination: "pacs".into(), endpoint: "b".into(), envelope: EnvelopeId(1), end }, now);
         }
         metrics.read(&Event::Certificate { use_: "listener in".into(), expires_in: Duration::from_secs(100) }, now);
         let text = metrics.render(&report(), now + Duration::from_secs(40));
@@ -401,6 +411,8 @@ mod tests {
             r#"everpost_envelopes_delivered_total{destination="pacs",endpoint="b",outcome="ok"} 1"#,
             r#"everpost_envelopes_delivered_total{destination="pacs",endpoint="b",outcome="warning"} 2"#,
             r#"everpost_replayed_total{destination="pacs",endpoint="b"} 1"#,
+            r#"everpost_replays_refused_total{destination="pacs",endpoint="b"} 1"#,
+            r#"everpost_replays_already_there_total{destination="pacs",endpoint="b"} 2"#,
             r#"everpost_failovers_total{destination="pacs",from="a",to="b"} 1"#,
             r#"everpost_envelopes_waiting{destination="pacs",state="ready"} 3"#,
             r#"everpost_endpoint_up{destination="pacs",endpoint="a"} 0"#,

@@ -218,6 +218,7 @@ mod tests {
             replay_window: Duration::ZERO,
             resync: false,
             objectives: everpost_client::config::Objectives::default(),
+            reconcile: false,
             not_acting: Vec::new(),
         })
     }

@@ -21,6 +21,7 @@ mod objectives;
 mod operations;
 mod peers_direct;
 mod power_loss;
+mod replay;
 mod tls;
 mod verdicts;
 mod wishes;

@@ -113,6 +113,34 @@ impl Receiver {
         })
     }
 
+    /// The same, answering C-FIND about what it keeps. Each C-STORE is a line of its `log`, each C-FIND one of its `queries`.
+    #[must_use]
+    #[track_caller]
+    pub fn archive(world: &World, name: &str) -> Self {
+        let (port, folder) = (port(), world.folder(name));
+        let (dir, text) = (folder.clone(), port.to_string());
+        Self::launch(world, name, Kind::Raw, loopback(port), folder, move || {
+            let mut command = Command::new(python());
+            command.arg(script("dicom_scp.py")).arg(&text).arg("ARCHIVE").arg(&dir).env("ARCHIVE", "1");
+            command
+        })
+    }
+
+    /// DCMTK `dcmqrscp`: stores, and answers C-FIND; its AE title is DCMQRSCP.
+    #[must_use]
+    #[track_caller]
+    pub fn dcmqrscp(world: &World, name: &str) -> Self {
+        let (port, folder) = (port(), world.folder(name));
+        let area = format!("DCMQRSCP {} RW (5000, 1024mb) ANY", folder.display());
+        let text = format!("MaxPDUSize = 16384\nMaxAssociations = 16\nHostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\nAETable BEGIN\n{area}\nAETable END\n");
+        let file = world.write(&format!("{name}.cfg"), text);
+        Self::launch(world, name, Kind::Files, loopback(port), folder, move || {
+            let mut command = Command::new("dcmqrscp");
+            command.env("TCP_NODELAY", "1").arg("-c").arg(&file).arg(port.to_string());
+            command
+        })
+    }
+
     /// dicom-rs.
     #[must_use]
     #[track_caller]
@@ -213,6 +241,19 @@ impl Receiver {
             } else {
                 let _ = std::fs::remove_file(entry.path());
             }
+        }
+    }
+
+    /// Orthanc only: forgets these SOP instances.
+    #[track_caller]
+    pub fn forget_these(&self, instances: &[String]) {
+        let Kind::Orthanc { http } = self.kind else { panic!("not an Orthanc") };
+        for instance in instances {
+            let found = http::request(loopback(http), "localhost", "POST", "/tools/lookup", instance).expect("Orthanc answers");
+            let found: serde_json::Value = serde_json::from_str(&found.body).expect("Orthanc answers JSON");
+            let id = found[0]["ID"].as_str().unwrap_or_else(|| panic!("Orthanc does not know {instance}: {found}"));
+            let gone = http::request(loopback(http), "localhost", "DELETE", &format!("/instances/{id}"), "").expect("Orthanc answers");
+            assert_eq!(gone.status, 200, "{}", gone.body);
         }
     }
 

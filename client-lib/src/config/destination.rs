@@ -207,6 +207,7 @@ fn destination(section: &Section<'_>) -> Destination {
         replay_window: section.duration("replay_window"),
         resync: section.choice("resync") == Some("outage"),
         objectives: objectives(section),
+        reconcile: reconcile(section, protocol),
         not_acting: section.not_acting(),
     }
 }
@@ -266,13 +267,27 @@ fn objectives(section: &Section<'_>) -> Objectives {
 
 /// Checks the forms of keys that do not act.
 fn checked_later(section: &Section<'_>) {
-    let _ = section.choice("reconcile");
     if let Some(drill) = section.table("drill") {
         let _ = (drill.duration_if("every"), drill.choice("fault"));
         if let Some(text) = drill.text("at").filter(|text| time_of_day(&text.value).is_none()) {
             drill.malformed("at", &text, "it is not a time of day");
         }
     }
+}
+
+/// `reconcile`, which asks DICOM receivers before what is replayed.
+fn reconcile(section: &Section<'_>, protocol: Protocol) -> bool {
+    if section.choice("reconcile") != Some("query") {
+        return false;
+    }
+    if protocol == Protocol::Mllp {
+        let what = "`reconcile = \"query\"` is for dicom; an HL7 receiver cannot be asked what it has";
+        section.reading().problem(section.place("reconcile"), what, "remove it; receivers recognise a replay by its MSH-10");
+    } else if section.duration("replay_window").is_zero() && section.choice("resync") != Some("outage") {
+        let what = "`reconcile` acts only on replays by hand without `replay_window` or `resync`";
+        section.reading().warning(section.place("reconcile"), what, "set `replay_window` or `resync = \"outage\"`, or remove it");
+    }
+    true
 }
 
 /// `failback_window`, which means nothing where only people return.
@@ -430,6 +445,7 @@ mod tests {
             ("calling_ae = 'BACK\\SLASH'", "other characters"),
             ("failback_window = '22:00-24:00'", "not two different times"),
             ("drill = { at = '7:00' }", "not a time of day"),
+            ("reconcile = 'query'", "is for dicom"),
         ];
         for (line, said) in cases {
             let problems = read(&MINIMAL.replace("protocol = 'mllp'", &format!("protocol = 'mllp'\n{line}"))).unwrap_err();
@@ -451,6 +467,20 @@ mod tests {
             let problems = read(&MINIMAL.replace("address = 'ris.example.org:2575'", line)).unwrap_err();
             assert!(problems.iter().any(|problem| problem.contains(said)), "{line}: {problems:?}");
         }
+    }
+
+    #[test]
+    fn a_receiver_is_asked_only_where_something_is_replayed_and_it_can_answer() {
+        let source = |keys: &str| {
+            let endpoint = "[[destination.endpoint]]\nname = 'a'\naddress = 'a:104'\nae_title = 'PACS'\n";
+            format!("[[destination]]\nname = 'p'\nprotocol = 'dicom'\nreconcile = 'query'\n{keys}\n{endpoint}")
+        };
+        for (keys, warned) in [("", 1), ("replay_window = '1m'", 0), ("resync = 'outage'", 0)] {
+            let settings = read(&source(keys)).unwrap();
+            assert!(settings.destinations[0].reconcile);
+            assert_eq!(settings.notes.warnings.len(), warned, "{keys}: {:?}", settings.notes.warnings);
+        }
+        assert!(!read(&source("").replace("'query'", "'none'")).unwrap().destinations[0].reconcile);
     }
 
     #[test]

@@ -160,7 +160,12 @@ pub const DESTINATION: Shape = Shape {
             Default::Value("none"),
             "`outage`: before its return an endpoint gets what others had answered since it was left, and what it may have lost",
         ),
-        later("reconcile", Kind::Choice(&["none", "query"]), Default::Value("none"), "whether the receiver is asked what it has"),
+        field(
+            "reconcile",
+            Kind::Choice(&["none", "query"]),
+            Default::Value("none"),
+            "dicom: `query`: before a replay the receiver is asked by C-FIND what it has, and only what it lacks is sent",
+        ),
         field(
             "answers",
             Kind::Choice(&["always", "as-asked"]),

@@ -67,6 +67,8 @@ pub enum Action {
         endpoint: EndpointId,
         /// On a fresh connection.
         fresh: bool,
+        /// First ask the endpoint whether it has it.
+        ask: bool,
         /// First make `Settlement::Started` durable; if that fails, report `Outcome::Local`.
         synced: bool,
     },
@@ -283,7 +285,8 @@ impl Engine {
         let name = Arc::clone(&config.name);
         let preferred = choice.endpoint.index() == 0;
         let synced = self.policies.ambiguous == Ambiguous::Hold;
-        let order = Action::Attempt { envelope: envelope.clone(), endpoint: choice.endpoint, fresh: choice.fresh, synced };
+        let (endpoint, fresh, ask) = (choice.endpoint, choice.fresh, self.asks_first(&envelope));
+        let order = Action::Attempt { envelope: envelope.clone(), endpoint, fresh, ask, synced };
         self.flights.insert(envelope.id, Flight { envelope, memo, choice: Some(choice), name, preferred, since: now.at });
         self.actions.push_back(order);
     }
@@ -324,6 +327,7 @@ impl Engine {
     /// An attempt ended.
     pub fn ended(&mut self, id: EnvelopeId, outcome: &Outcome, now: Moment) {
         let Some(mut flight) = self.flights.remove(&id) else { return };
+        let there = *outcome == Outcome::AlreadyThere;
         let here = self.situation(&flight);
         let mut ruling = judge(outcome, self.policies, here);
         let phase = outcome.phase();
@@ -341,12 +345,15 @@ impl Engine {
         self.emit(Event::Attempt { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: id, phase, verdict, took });
         let outcome = format!("{}: {}", verdict.name(), ruling.seen);
         let record = AttemptRecord { endpoint: Arc::clone(&flight.name), phase, outcome, at: now.wall, ambiguous: ruling.ambiguous };
-        self.concerns(&flight, &ruling);
-        if matches!(ruling.verdict, Verdict::Delivered | Verdict::DeliveredWithWarning | Verdict::Unconfirmed) && !refused {
+        if !there {
+            self.concerns(&flight, &ruling);
+        }
+        if matches!(ruling.verdict, Verdict::Delivered | Verdict::DeliveredWithWarning | Verdict::Unconfirmed) && !refused && !there {
             self.replay_answered(&flight, now);
             self.delivered_in_outage(&flight.name, Some(flight.envelope.accepted_at), now);
         }
         match ruling.verdict {
+            _ if there => self.replay_spared(&flight, record),
             _ if refused => self.replay_refused(&flight, &ruling, phase, now),
             Verdict::Delivered => self.delivered(&flight, record, Delivered::Ok, took),
             Verdict::DeliveredWithWarning => self.delivered(&flight, record, Delivered::Warning, took),

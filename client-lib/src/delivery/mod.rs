@@ -136,6 +136,8 @@ pub enum Outcome {
         /// (0000,0900).
         status: u16,
     },
+    /// Asked for what it has, the endpoint named the instance: nothing was sent.
+    AlreadyThere,
     /// The endpoint accepted no presentation context for this SOP class or transfer syntax (and conversion could not help).
     NoContext {
         /// SOP class UID.
@@ -214,7 +216,11 @@ impl Outcome {
             Outcome::NotSent { phase, .. } => *phase,
             Outcome::NoContext { .. } | Outcome::AssociationRejected { .. } => Phase::Associate,
             Outcome::Local { .. } | Outcome::Damaged { .. } => Phase::Transmit,
-            Outcome::Acknowledged { .. } | Outcome::SilenceAsked | Outcome::Stored { .. } | Outcome::Unanswered { .. } => Phase::Answer,
+            Outcome::Acknowledged { .. }
+            | Outcome::SilenceAsked
+            | Outcome::Stored { .. }
+            | Outcome::AlreadyThere
+            | Outcome::Unanswered { .. } => Phase::Answer,
         }
     }
 }

@@ -58,10 +58,18 @@ enum Purpose {
         drains: bool,
         last: bool,
     },
-    ByHand {
-        ranges: Vec<Range>,
-        ahead: bool,
-    },
+    ByHand(ByHand),
+}
+
+/// What an operator wants replayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByHand {
+    /// What.
+    pub ranges: Vec<Range>,
+    /// Where an order is kept: old messages may come after newer ones.
+    pub out_of_order: bool,
+    /// What the receiver says it has is not sent (`reconcile`).
+    pub asks: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +130,7 @@ pub struct Replays {
     stage: Stage,
     /// An order that an earlier run had opened.
     resume: Option<(u64, Purpose)>,
-    by_hand: Option<(Vec<Range>, bool)>,
+    by_hand: Option<ByHand>,
     returning: Option<Arc<str>>,
     /// Something was left since the last order.
     lost: bool,
@@ -182,9 +190,9 @@ impl Replays {
             past.out = None;
         }
         match saved.purpose.filter(|_| id != 0) {
-            Some(Purpose::ByHand { ranges, ahead }) => {
-                self.by_hand = Some((ranges.clone(), ahead));
-                self.resume = Some((id, Purpose::ByHand { ranges, ahead }));
+            Some(Purpose::ByHand(wish)) => {
+                self.by_hand = Some(wish.clone());
+                self.resume = Some((id, Purpose::ByHand(wish)));
             }
             Some(purpose @ Purpose::Failover { .. }) => self.resume = Some((id, purpose)),
             // The return begins anew, with what is still missing then.
@@ -211,7 +219,7 @@ impl Replays {
         let since = |p: &Past| match (p.doubt.filter(|_| p.fresh || p.out.is_some()), p.out) {
             (Some((Since::Mark(mark), _)), Some(out)) => Some(mark.at.min(out.at)),
             (Some((Since::Mark(mark), _)), None) => Some(mark.at),
-            (Some((Since::BeforeLastAnswer(_), _)), _) => Some(0),
+            (Some((Since::BeforeLastAnswer(..), _)), _) => Some(0),
             (None, out) => out.map(|m| m.at),
         };
         Keep { window: self.window, since: self.past.values().filter_map(since).min() }
@@ -222,8 +230,12 @@ impl Replays {
     /// Where the log is now.
     pub fn mark(&mut self, mark: Mark, now: Instant) {
         for past in self.past.values_mut() {
-            if let Some((_, until @ None)) = &mut past.doubt {
+            if let Some((since, until @ None)) = &mut past.doubt {
                 *until = Some(mark);
+                // What it answers after its return is not what it may have lost.
+                if let Since::BeforeLastAnswer(_, below) = since {
+                    *below = mark.number;
+                }
             }
         }
         if self.ring.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= self.window / MARKS) {
@@ -256,7 +268,7 @@ impl Replays {
         let alone = self.names.len() < 2;
         let past = self.past.entry(Arc::clone(endpoint)).or_default();
         if !self.window.is_zero() && (!alone || self.resync) {
-            let since = self.answers.get(endpoint).map_or(Since::BeforeLastAnswer(self.window), |mark| Since::Mark(*mark));
+            let since = self.answers.get(endpoint).map_or(Since::BeforeLastAnswer(self.window, u64::MAX), |mark| Since::Mark(*mark));
             // What was still in doubt stays so.
             let since = past.doubt.filter(|_| past.fresh || past.out.is_some()).map_or(since, |(before, _)| before);
             past.doubt = Some((since, None));
@@ -277,26 +289,26 @@ impl Replays {
     /// An operator wants something replayed.
     /// # Errors
     /// `ByHandRefused`.
-    pub fn by_hand(&mut self, ranges: Vec<Range>, out_of_order: bool) -> Result<(), ByHandRefused> {
-        let rewinds = ranges.iter().all(|r| r.until.is_none() && r.endpoint.is_none());
-        if self.ordered && !out_of_order && !rewinds {
+    pub fn by_hand(&mut self, wish: ByHand) -> Result<(), ByHandRefused> {
+        let rewinds = wish.ranges.iter().all(|r| r.until.is_none() && r.endpoint.is_none());
+        if self.ordered && !wish.out_of_order && !rewinds {
             return Err(ByHandRefused::Order);
         }
         if self.is_busy() {
             return Err(ByHandRefused::UnderWay);
         }
-        self.by_hand = Some((ranges, self.ordered && !out_of_order));
+        self.by_hand = Some(wish);
         Ok(())
     }
 
     /// The order that a replay by hand would be, for a dry run.
     /// # Errors
     /// `ByHandRefused::Order`.
-    pub fn plan_by_hand(&self, ranges: Vec<Range>, out_of_order: bool) -> Result<ReplayOrder, ByHandRefused> {
+    pub fn plan_by_hand(&self, wish: ByHand) -> Result<ReplayOrder, ByHandRefused> {
         let mut dry = self.clone();
         (dry.stage, dry.by_hand, dry.returning, dry.lost) = (Stage::Idle, None, None, false);
-        dry.by_hand(ranges.clone(), out_of_order)?;
-        Ok(ReplayOrder { id: u64::MAX, ranges, unless: Vec::new(), ahead: false })
+        dry.by_hand(wish.clone())?;
+        Ok(ReplayOrder { id: u64::MAX, ranges: wish.ranges, unless: Vec::new(), ahead: false })
     }
 
     /// Whether an order is open or wanted.
@@ -330,7 +342,7 @@ impl Replays {
             Purpose::Failover { to: Some(to) } => format!("replay to {to} of what the endpoint before it may have lost"),
             Purpose::Failover { to: None } => "replay of what the endpoint before may have lost".to_owned(),
             Purpose::Resync { to, .. } => format!("{to} gets what it missed before it returns"),
-            Purpose::ByHand { .. } => "replay by an operator".to_owned(),
+            Purpose::ByHand(_) => "replay by an operator".to_owned(),
         })
     }
 
@@ -354,9 +366,19 @@ impl Replays {
     pub fn ahead(&self) -> bool {
         match &self.stage {
             Stage::Running(Purpose::Failover { .. }, _) => self.ordered,
-            Stage::Running(Purpose::ByHand { ahead, .. }, _) => *ahead,
+            Stage::Running(Purpose::ByHand(wish), _) => self.rewinds(wish),
             _ => false,
         }
+    }
+
+    /// Whether what the receiver says it has is left out.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        !matches!(&self.stage, Stage::Running(Purpose::ByHand(ByHand { asks: false, .. }), _))
+    }
+
+    fn rewinds(&self, wish: &ByHand) -> bool {
+        self.ordered && !wish.out_of_order
     }
 
     /// An order is open and its replays may be taken.
@@ -374,7 +396,7 @@ impl Replays {
             Stage::Running(p, _) => last(p),
             Stage::Idle | Stage::Asked(None) => false,
         };
-        let awaited = self.ordered && (self.needs(active).is_some() || self.by_hand.as_ref().is_some_and(|(_, ahead)| *ahead));
+        let awaited = self.ordered && (self.needs(active).is_some() || self.by_hand.as_ref().is_some_and(|wish| self.rewinds(wish)));
         !asked && !awaited
     }
 
@@ -400,7 +422,7 @@ impl Replays {
             return quiet.then(|| self.open(purpose));
         }
         match &self.stage {
-            Stage::Running(Purpose::Failover { .. } | Purpose::ByHand { .. }, _) | Stage::Asked(_) => return None,
+            Stage::Running(Purpose::Failover { .. } | Purpose::ByHand(_), _) | Stage::Asked(_) => return None,
             Stage::Running(Purpose::Resync { to, .. }, _) if self.returning.as_ref() != Some(to) || active.contains(to) => {
                 self.returning = None;
                 return (under_way.replays == 0).then(|| self.close());
@@ -408,8 +430,8 @@ impl Replays {
             Stage::Running(Purpose::Resync { .. }, _) => return None,
             Stage::Idle => {}
         }
-        if let Some((ranges, ahead)) = self.by_hand.clone() {
-            return quiet.then(|| self.open(Purpose::ByHand { ranges, ahead }));
+        if let Some(wish) = self.by_hand.clone() {
+            return quiet.then(|| self.open(Purpose::ByHand(wish)));
         }
         if let Some(to) = self.returning.clone() {
             if active.contains(&to) || !self.is_behind(&to) {
@@ -439,7 +461,7 @@ impl Replays {
                 }
                 (Some(self.close()), caught_up)
             }
-            Purpose::ByHand { .. } => {
+            Purpose::ByHand(_) => {
                 self.by_hand = None;
                 (Some(self.close()), None)
             }
@@ -484,8 +506,11 @@ impl Replays {
     }
 
     fn open(&mut self, purpose: Purpose) -> Command {
+        let another_round = matches!(purpose, Purpose::Resync { round: 2.., .. });
         let id = match self.resume.take() {
             Some((id, before)) if before == purpose => id,
+            // What was refused in one round is not offered again in the next one.
+            _ if another_round => self.last_id,
             _ => self.last_id + 1,
         };
         self.last_id = self.last_id.max(id);
@@ -510,7 +535,8 @@ impl Replays {
     fn order(&self, id: u64, purpose: &Purpose) -> ReplayOrder {
         let range = |name: &Arc<str>, since| Range { endpoint: Some(Arc::clone(name)), since, until: None };
         let doubt = |name: &Arc<str>| self.past.get(name).and_then(|p| p.doubt);
-        let certain = |(since, until): (Since, Option<Mark>)| until.map(|until| (since, until));
+        // Where the end is not known yet, it has answered nothing since.
+        let certain = |(since, until): (Since, Option<Mark>)| (since, until.unwrap_or(Mark { number: u64::MAX, at: u64::MAX }));
         let mut ranges = Vec::new();
         let mut unless = Vec::new();
         let behind = |to: &Arc<str>, ranges: &mut Vec<Range>| {
@@ -526,7 +552,7 @@ impl Replays {
                 let fresh = |name: &Arc<str>| self.past.get(name).is_some_and(|p| p.fresh);
                 match to {
                     Some(to) if !self.pool => {
-                        unless.push(Answered { endpoint: Arc::clone(to), doubt: doubt(to).filter(|_| self.resync).and_then(certain) });
+                        unless.push(Answered { endpoint: Arc::clone(to), doubt: doubt(to).filter(|_| self.resync).map(certain) });
                     }
                     _ => {
                         let others = self.names.iter().filter(|name| !fresh(name));
@@ -539,14 +565,14 @@ impl Replays {
             }
             Purpose::Resync { to, .. } => {
                 behind(to, &mut ranges);
-                unless.push(Answered { endpoint: Arc::clone(to), doubt: doubt(to).and_then(certain) });
+                unless.push(Answered { endpoint: Arc::clone(to), doubt: doubt(to).map(certain) });
             }
-            Purpose::ByHand { ranges: wanted, .. } => ranges.clone_from(wanted),
+            Purpose::ByHand(wish) => ranges.clone_from(&wish.ranges),
         }
         let ahead = match purpose {
             Purpose::Failover { .. } => self.ordered,
             Purpose::Resync { .. } => false,
-            Purpose::ByHand { ahead, .. } => *ahead,
+            Purpose::ByHand(wish) => self.rewinds(wish),
         };
         ReplayOrder { id, ranges, unless, ahead }
     }

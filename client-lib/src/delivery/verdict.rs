@@ -100,6 +100,8 @@ pub fn judge(outcome: &Outcome, policies: Policies, here: Situation) -> Ruling {
         Outcome::Acknowledged { code, error } => acknowledged(*code, *error, policies, here),
         Outcome::SilenceAsked => Ruling::new(Verdict::Unconfirmed, Blame::Silent, "sent; the message asked for no answer"),
         Outcome::Stored { status } => stored(*status, here),
+        // A query says nothing of whether objects are taken: neither good nor bad for the endpoint.
+        Outcome::AlreadyThere => Ruling::new(Verdict::Delivered, Blame::None, "already there: the endpoint named it when asked, nothing was sent"),
         Outcome::NoContext { sop_class, transfer_syntax } => {
             let seen = format!("no presentation context for SOP class {sop_class} with transfer syntax {transfer_syntax}");
             Ruling::new(wanted_nowhere(here), Blame::Answered, seen).unwanted()

@@ -132,6 +132,12 @@ impl Command {
     }
 }
 
+/// Pending: a match, and more to come (PS3.4 C.4.1.1.4).
+#[must_use]
+pub fn is_pending(status: u16) -> bool {
+    matches!(status, 0xFF00 | 0xFF01)
+}
+
 /// A command set that cannot be acted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DimseError {

@@ -1,9 +1,10 @@
-//! The synthetic object of the `dicom-store` probe, and the query that finds it again: always the same, of a test patient that is marked as one.
+//! The synthetic object of the `dicom-store` probe, and where a query finds it again: always the same, of a test patient that is marked as one.
 //! Rules: nothing in it depends on place, time or traffic, so an archive keeps one copy however often it is stored. Its UIDs stand under 2.25, the root
 //! of UIDs made from UUIDs (PS3.5 B.2), and are documented in docs/conformance/dicom.md so that archives can filter them. Implicit VR little endian.
 //! Errors: none.
 
 use super::dictionary::Tag;
+use super::find::Place;
 
 /// Secondary Capture Image Storage: what every archive takes.
 pub const SOP_CLASS: &str = "1.2.840.10008.5.1.4.1.1.7";
@@ -63,19 +64,10 @@ pub fn object() -> Vec<u8> {
     out
 }
 
-/// The identifier of the C-FIND (study root, image level) that finds it.
+/// Where a query (C-FIND) finds it.
 #[must_use]
-pub fn query() -> Vec<u8> {
-    let mut out = Vec::with_capacity(256);
-    for (tag, value) in [
-        (Tag::new(0x0008, 0x0018), uid(INSTANCE)),
-        (Tag::new(0x0008, 0x0052), text("IMAGE")),
-        (Tag::new(0x0020, 0x000D), uid(STUDY)),
-        (Tag::new(0x0020, 0x000E), uid(SERIES)),
-    ] {
-        element(&mut out, tag, &value);
-    }
-    out
+pub fn place() -> Place {
+    Place { study: STUDY.to_owned(), series: SERIES.to_owned(), instance: INSTANCE.to_owned() }
 }
 
 fn element(out: &mut Vec<u8>, tag: Tag, value: &[u8]) {
@@ -103,6 +95,7 @@ fn uid(value: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::find::Question;
     use super::*;
 
     /// Tags and values of a data set in implicit VR little endian.
@@ -120,7 +113,7 @@ mod tests {
 
     #[test]
     fn both_sets_are_well_formed_and_the_query_names_the_object() {
-        let (object, query) = (elements(&object()), elements(&query()));
+        let (object, query) = (elements(&object()), elements(&Question::Instance(place()).identifier()));
         for set in [&object, &query] {
             assert!(set.is_sorted_by(|a, b| a.0 < b.0), "ascending tags");
             assert!(set.iter().all(|(_, value)| value.len() % 2 == 0), "even lengths");

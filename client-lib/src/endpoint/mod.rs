@@ -164,6 +164,7 @@ pub(crate) mod fixture {
             replay_window: Duration::ZERO,
             resync: false,
             objectives: Objectives::default(),
+            reconcile: false,
             not_acting: Vec::new(),
         }
     }

@@ -52,6 +52,8 @@ pub struct Order {
     pub endpoint: EndpointId,
     /// On a fresh connection, not a kept one.
     pub fresh: bool,
+    /// First ask the endpoint whether it has it; if so, send nothing and report `Outcome::AlreadyThere`.
+    pub ask: bool,
     /// To be filled in.
     pub answer: AnswerTime,
 }

@@ -4,6 +4,7 @@
 //! - Which association an attempt gets is the pool's to say (`dicom_pool`).
 //! - A new association proposes what the attempt needs, what waits in the spool, and what was sent lately: one context per SOP class and transfer
 //!   syntax, each uncompressed one with its alternatives where `convert` is set.
+//! - With `reconcile`, a replay is sent only if the endpoint does not say that it has the object (`dicom_query`).
 //! - Content goes as it is if the endpoint takes it so, else converted if `convert` is set and it can be, else the outcome is `NoContext`.
 //!
 //! Errors: outcomes.
@@ -14,6 +15,7 @@ use crate::delivery::status::NameStatus;
 use crate::delivery::{Outcome, Phase, Silence};
 use crate::dicom::convert::alternatives;
 use crate::dicom::dimse::StoreRq;
+use crate::dicom::find::Place;
 use crate::dicom::negotiate::is_ae_title;
 use crate::dicom::status::SOP_CLASS_NOT_SUPPORTED;
 use crate::dicom::uid;
@@ -23,8 +25,9 @@ use crate::io::courier::{AnswerTime, Answered, Boxed, Content, Courier, Order, P
 use crate::io::dial::Dialer;
 use crate::io::dicom_body::{Body, BodyError, Source, Watched};
 use crate::io::dicom_open::{self, Need, Opened};
-use crate::io::dicom_pool::{Found, Lease, Place, Seat};
+use crate::io::dicom_pool::{self, Found, Lease, Seat};
 use crate::io::dicom_probe;
+use crate::io::dicom_query::Asker;
 use crate::io::dicom_scu::{Job, Settings};
 use crate::io::http_probe::HttpProbe;
 use crate::io::in_place;
@@ -98,9 +101,28 @@ impl Shared {
     }
 
     async fn attempt(self: &Arc<Self>, order: Order) -> Outcome {
-        let Order { envelope, endpoint, fresh, answer } = order;
+        let Order { envelope, endpoint, fresh, ask, answer } = order;
+        if ask {
+            match self.has(endpoint, &envelope.keys).await {
+                Ok(true) => return Outcome::AlreadyThere,
+                Ok(false) => {}
+                Err(outcome) => return outcome,
+            }
+        }
         let reader = || Ok(Box::new(in_place::run(|| self.spool.open_content(envelope.message))?) as Box<dyn Source>);
         self.store(endpoint, fresh, &envelope.keys, envelope.destination, answer, reader).await
+    }
+
+    /// Whether an endpoint says that it has an object.
+    async fn has(&self, endpoint: EndpointId, keys: &Keys) -> Result<bool, Outcome> {
+        let (Some(seat), Some(place)) = (self.seats.get(endpoint.index()), Place::of(keys)) else { return Ok(false) };
+        let tell = |what| {
+            let (destination, endpoint) = (self.destination.name.clone(), seat.endpoint.name.clone());
+            self.events.emit(Event::EndpointNotice { destination, endpoint, what });
+        };
+        let (connect_within, answer_within) = (self.destination.connect_timeout, self.destination.ack_timeout);
+        let asker = Asker { seat, calling_ae: self.own_ae(), connect_within, answer_within, tell: &tell };
+        seat.inquiry.has(&asker, &place).await
     }
 
     /// Stores one object; `open` opens its content, once per association that is tried.
@@ -240,7 +262,7 @@ impl Shared {
     }
 
     /// Opens an association and takes it into the pool. An error is a failure of the endpoint; that it takes no more of them at once is none.
-    async fn open_into(&self, place: Place, need: &Need, destination: DestinationId) -> Result<(), Outcome> {
+    async fn open_into(&self, place: dicom_pool::Place, need: &Need, destination: DestinationId) -> Result<(), Outcome> {
         let (seat, begun) = (place.seat().clone(), Instant::now());
         let opened = self.open(&seat, need, destination).await;
         seat.opening_ended(need);
@@ -360,6 +382,7 @@ impl Courier for DicomCourier {
     fn drain(&self, endpoint: EndpointId) {
         if let Some(seat) = self.0.seats.get(endpoint.index()) {
             seat.let_go();
+            seat.inquiry.forget();
         }
     }
 
@@ -381,7 +404,10 @@ impl Courier for DicomCourier {
     }
 
     fn remark(&self, endpoint: EndpointId) -> Option<String> {
-        self.0.seats.get(endpoint.index()).and_then(|seat| seat.remark(self.0.destination.associations.get().into()))
+        let seat = self.0.seats.get(endpoint.index())?;
+        let remarks = [seat.remark(self.0.destination.associations.get().into()), seat.inquiry.remark()];
+        let remarks: Vec<String> = remarks.into_iter().flatten().collect();
+        (!remarks.is_empty()).then(|| remarks.join("; "))
     }
 
     fn resolved(&self, endpoint: EndpointId) -> Vec<SocketAddr> {

@@ -9,7 +9,7 @@ use crate::dicom::pdu::Reject;
 use crate::dicom::synthetic;
 use crate::dicom::walker::{EXPLICIT_LITTLE, IMPLICIT_LITTLE};
 use crate::io::courier::AnswerTime;
-use crate::io::dicom_peer::{Act, Peer, Script};
+use crate::io::dicom_peer::{Act, Peer, Query, Script};
 use crate::io::dicom_probe::failure;
 use crate::io::disk::Directory;
 use crate::keys::Protocol;
@@ -76,6 +76,7 @@ fn destination(peer: &Peer) -> Destination {
         replay_window: Duration::ZERO,
         resync: false,
         objectives: crate::config::Objectives::default(),
+        reconcile: false,
         not_acting: Vec::new(),
     }
 }
@@ -117,7 +118,7 @@ impl Rig {
     /// An attempt of the next waiting envelope.
     fn attempt(&self, fresh: bool) -> Boxed<Outcome> {
         let envelope = self.spool.take(self.destination).unwrap().unwrap();
-        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh, answer: AnswerTime::default() })
+        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh, ask: false, answer: AnswerTime::default() })
     }
 
     async fn deliver(&self, ae: &str, class: &str, syntax: &str, content: &[u8]) -> Outcome {
@@ -475,7 +476,7 @@ async fn a_probe_that_stores_sends_the_synthetic_object_and_only_when_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_without_queries_cannot_be_looked_up_at() {
-    let rig = rig(Script::default(), storing(true)).await;
+    let rig = rig(Script { query: Query::Unknown, ..Script::default() }, storing(true)).await;
     let failed = rig.courier.probe(EndpointId(0), true).await.unwrap_err();
     assert!(failed.phase == Phase::Associate && failed.cause.contains("look_up = false"), "{failed:?}");
 }
@@ -525,9 +526,132 @@ async fn how_long_the_answer_took_is_told() {
     rig.put("CT1", CT, EXPLICIT_LITTLE, EXPLICIT);
     let envelope = rig.spool.take(rig.destination).unwrap().unwrap();
     let answer = AnswerTime::default();
-    let order = Order { envelope, endpoint: EndpointId(0), fresh: false, answer: answer.clone() };
+    let order = Order { envelope, endpoint: EndpointId(0), fresh: false, ask: false, answer: answer.clone() };
     assert_eq!(rig.courier.attempt(order).await, STORED);
     assert!(answer.get().is_some());
+}
+
+/// What the peer of these tests has.
+const THERE: [&str; 3] = ["1.2", "1.2.1", "1.2.1.1"];
+
+impl Rig {
+    /// A replay of an instance: what becomes of it.
+    async fn replay(&self, [study, series, instance]: [&str; 3]) -> Outcome {
+        self.put("CT1", CT, EXPLICIT_LITTLE, EXPLICIT);
+        let mut envelope = self.spool.take(self.destination).unwrap().unwrap();
+        let mut keys = (*envelope.keys).clone();
+        for (key, value) in [(Key::Study, study), (Key::Series, series), (Key::SopInstance, instance)] {
+            keys.set(key, value.as_bytes());
+        }
+        envelope.keys = Arc::new(keys);
+        let order = Order { envelope, endpoint: EndpointId(0), fresh: false, ask: true, answer: AnswerTime::default() };
+        timeout(Duration::from_secs(20), self.courier.attempt(order)).await.unwrap()
+    }
+
+    fn stored(&self) -> usize {
+        self.peer.heard.lock().unwrap().objects.len()
+    }
+
+    fn queries(&self) -> Vec<String> {
+        self.peer.heard.lock().unwrap().queries.clone()
+    }
+
+    fn told(&self) -> Vec<String> {
+        self.told.lock().unwrap().clone()
+    }
+}
+
+fn holding(query: Query) -> Script {
+    Script { holds: vec![THERE, ["1.2", "1.2.1", "1.2.1.3"]], query, ..Script::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_endpoint_has_is_not_sent_and_a_series_is_asked_for_once() {
+    let rig = rig(holding(Query::Answers), |_| ()).await;
+    assert_eq!(rig.replay(THERE).await, Outcome::AlreadyThere);
+    assert_eq!(rig.replay(["1.2", "1.2.1", "1.2.1.2"]).await, STORED);
+    assert_eq!(rig.replay(["1.2", "1.2.1", "1.2.1.3"]).await, Outcome::AlreadyThere);
+    assert_eq!((rig.stored(), rig.queries()), (1, vec!["STUDY".to_owned(), "IMAGE".to_owned()]));
+    // Of another series of the study, and of another study, it has nothing.
+    assert_eq!(rig.replay(["1.2", "1.2.2", "1.2.2.1"]).await, STORED);
+    assert_eq!(rig.replay(["1.3", "1.3.1", "1.3.1.1"]).await, STORED);
+    assert_eq!(rig.replay(["1.3", "1.3.2", "1.3.2.1"]).await, STORED);
+    assert_eq!(rig.queries()[2..], ["IMAGE", "STUDY"]);
+    // Left and back: what it said counts no longer.
+    rig.courier.drain(EndpointId(0));
+    assert_eq!(rig.replay(THERE).await, Outcome::AlreadyThere);
+    assert_eq!(rig.queries().len(), 6);
+    assert!(rig.told().is_empty(), "{:?}", rig.told());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_study_is_sent_without_a_question() {
+    let rig = rig(holding(Query::Answers), |_| ()).await;
+    for keys in [["", "1.2.1", "1.2.1.1"], ["1.2", "", "1.2.1.1"], ["1.2", "x", "1.2.1.1"]] {
+        assert_eq!(rig.replay(keys).await, STORED, "{keys:?}");
+    }
+    assert!(rig.queries().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_gives_no_answer_is_sent_everything_and_people_are_told_once() {
+    for (query, why) in [(Query::Unknown, "no queries"), (Query::Fails(0xA900), "A900H"), (Query::Mute, "in time")] {
+        let rig = rig(holding(query), |d| d.ack_timeout = Duration::from_millis(300)).await;
+        assert_eq!(rig.courier.remark(EndpointId(0)), None);
+        for _ in 0..3 {
+            assert_eq!(rig.replay(THERE).await, STORED, "{query:?}");
+        }
+        assert!(rig.told().len() == 1 && rig.told()[0].contains(why), "{query:?}: {:?}", rig.told());
+        assert!(rig.courier.remark(EndpointId(0)).is_some_and(|text| text.contains(why)), "{query:?}");
+        assert!(rig.queries().len() <= 1, "{query:?}: asked again at once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_association_lost_between_questions_is_opened_again() {
+    let rig = rig(Script { query: Query::ClosesOnce, ..holding(Query::Answers) }, |_| ()).await;
+    assert_eq!(rig.replay(THERE).await, STORED, "lost on a fresh one: for a while everything is sent");
+    rig.courier.drain(EndpointId(0));
+    assert_eq!(rig.replay(THERE).await, Outcome::AlreadyThere);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_share_one_association_for_their_questions() {
+    let rig = rig(holding(Query::Answers), |d| d.associations = NonZeroU16::new(2).unwrap()).await;
+    let ended = futures_join((0..6).map(|n| rig.replay(if n % 2 == 0 { THERE } else { ["1.2", "1.2.1", "1.2.1.9"] })).collect()).await;
+    assert_eq!(ended.iter().filter(|outcome| **outcome == Outcome::AlreadyThere).count(), 3);
+    assert_eq!(rig.queries(), ["STUDY", "IMAGE"]);
+    rig.peer.until(|heard| heard.releases >= 1).await;
+    assert!(rig.peer.heard.lock().unwrap().open_most <= 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_cannot_be_reached_is_found_out_by_the_question() {
+    let rig = rig(holding(Query::Answers), |d| Arc::make_mut(&mut d.endpoints[0]).port = 1).await;
+    assert!(matches!(rig.replay(THERE).await, Outcome::NotSent { phase: Phase::Connect, .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_of_one_association_at_a_time_is_asked_all_the_same() {
+    let rig = rig(Script { serial: true, ..holding(Query::Answers) }, |d| d.connect_timeout = Duration::from_secs(1)).await;
+    assert_eq!(rig.deliver("CT1", CT, EXPLICIT_LITTLE, EXPLICIT).await, STORED);
+    assert_eq!(rig.replay(THERE).await, Outcome::AlreadyThere, "{:?}", rig.told());
+    assert_eq!(rig.replay(["1.2", "1.2.1", "1.2.1.9"]).await, STORED);
+}
+
+async fn futures_join<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut futures: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    let mut done: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, slot) in futures.iter_mut().zip(&mut done).filter(|(_, slot)| slot.is_none()) {
+            if let std::task::Poll::Ready(value) = future.as_mut().poll(context) {
+                *slot = Some(value);
+            }
+        }
+        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    done.into_iter().flatten().collect()
 }
 
 #[test]

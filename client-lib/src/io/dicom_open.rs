@@ -6,13 +6,15 @@ use crate::delivery::{Outcome, Phase, Silence};
 use crate::dicom::association::{Association, Fault, Indication};
 use crate::dicom::convert::alternatives;
 use crate::dicom::dimse::{self, Command, Response, StoreRq};
+use crate::dicom::find::{Find, Step};
 use crate::dicom::negotiate::{self, Agreed, Proposal, ProposeError};
 use crate::dicom::pdu::{self, Abort, PduError};
 use crate::dicom::uid;
 use crate::io::stream::{self, Stream};
-use crate::limits::{COMMAND_BYTES_MAX, PDU_BYTES_UNSAID, RELEASE_WAIT};
+use crate::limits::{COMMAND_BYTES_MAX, FIND_MATCH_BYTES_MAX, PDU_BYTES_UNSAID, RELEASE_WAIT};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -194,18 +196,19 @@ impl Opened {
         self.response(&asked, deadline).await
     }
 
-    /// A C-FIND (study root); how many matches came, and the status that ended them.
-    pub(crate) async fn find(&mut self, message_id: u16, identifier: &[u8], deadline: Instant) -> Result<(usize, u16), Outcome> {
+    /// A C-FIND (study root): its responses go to `find`. `answer_within`: for each of them; the whole ends at `deadline`.
+    pub(crate) async fn find(&mut self, message_id: u16, find: &mut Find, answer_within: Duration, deadline: Instant) -> Result<Step, Outcome> {
         let command = dimse::encode_find_rq(message_id, uid::STUDY_ROOT_FIND);
         let asked = Asked { command, message_id, answer: dimse::C_FIND_RSP, name: "C-FIND" };
         let context = self.context(uid::STUDY_ROOT_FIND)?;
-        self.ask(context, &asked, Some(identifier))?;
-        let mut found = 0;
+        self.ask(context, &asked, Some(&find.identifier()))?;
+        let mut identifier = Vec::new();
         loop {
-            match self.response(&asked, deadline).await? {
-                // Pending: a match (PS3.4 C.4.1.1.4).
-                0xFF00 | 0xFF01 => found += 1,
-                status => return Ok((found, status)),
+            let answer_by = deadline.min(Instant::now() + answer_within);
+            let status = self.response_with(&asked, answer_by, Some(&mut identifier)).await?;
+            match find.respond(status, &identifier) {
+                Step::More => identifier.clear(),
+                end => return Ok(end),
             }
         }
     }
@@ -228,6 +231,11 @@ impl Opened {
 
     /// Sends what is queued; the status of the next response to what was asked. Its data set, if it has one, is passed over.
     async fn response(&mut self, asked: &Asked, deadline: Instant) -> Result<u16, Outcome> {
+        self.response_with(asked, deadline, None).await
+    }
+
+    /// The same; `into`: takes the data set, up to `FIND_MATCH_BYTES_MAX`.
+    async fn response_with(&mut self, asked: &Asked, deadline: Instant, mut into: Option<&mut Vec<u8>>) -> Result<u16, Outcome> {
         let (name, what) = (self.name.clone(), asked.name);
         let unanswered = |silence, cause: String| Outcome::Unanswered { silence, cause };
         let (mut command, mut status) = (Vec::new(), None);
@@ -240,8 +248,19 @@ impl Opened {
             };
             match (status, fragment.command) {
                 (None, true) => command.extend_from_slice(&fragment.data),
-                (Some(status), false) if fragment.last => return Ok(status),
-                (Some(_), false) => continue,
+                (Some(status), false) => {
+                    if let Some(into) = into.as_deref_mut() {
+                        if into.len() + fragment.data.len() > FIND_MATCH_BYTES_MAX {
+                            let cause = format!("{name} answered the {what} with a match of more than {FIND_MATCH_BYTES_MAX} bytes");
+                            return Err(unanswered(Silence::WrongAnswer, cause));
+                        }
+                        into.extend_from_slice(&fragment.data);
+                    }
+                    if fragment.last {
+                        return Ok(status);
+                    }
+                    continue;
+                }
                 _ => return Err(unanswered(Silence::WrongAnswer, format!("{name} answered the {what} out of turn"))),
             }
             if !fragment.last {

@@ -50,8 +50,26 @@ pub(crate) struct Heard {
     pub(crate) aborts: usize,
     pub(crate) open: usize,
     pub(crate) open_most: usize,
+    /// Level of each query.
+    pub(crate) queries: Vec<String>,
     /// Command of the last C-STORE-RQ.
     pub(crate) request: Option<dimse::StoreRq>,
+}
+
+/// What it does with a query.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Query {
+    /// Answers.
+    #[default]
+    Answers,
+    /// Takes no presentation context for queries.
+    Unknown,
+    /// Answers with this status and no match.
+    Fails(u16),
+    /// Says nothing.
+    Mute,
+    /// Closes, the first time.
+    ClosesOnce,
 }
 
 /// How it behaves.
@@ -75,6 +93,9 @@ pub(crate) struct Script {
     pub(crate) slow: u64,
     /// Associations taken at once, the others are turned down for now; 0: any number.
     pub(crate) most: usize,
+    /// Study, series and instance of what it has.
+    pub(crate) holds: Vec<[&'static str; 3]>,
+    pub(crate) query: Query,
 }
 
 pub(crate) struct Peer {
@@ -125,12 +146,14 @@ struct Conversation {
     command: Vec<u8>,
     object: Option<(u16, String, Act, Vec<u8>)>,
     later: Vec<(u16, u16)>,
+    /// A query that is coming in: its message id and its data set so far.
+    query: Option<(u16, Vec<u8>)>,
 }
 
 async fn serve(stream: TcpStream, script: Script, shared: Shared) {
     let max_pdu = if script.max_pdu == 0 { 16_384 } else { script.max_pdu };
     let association = Association::accepting(max_pdu);
-    let mut this = Conversation { stream, association, script, shared, agreed: None, command: Vec::new(), object: None, later: Vec::new() };
+    let mut this = Conversation { stream, association, script, shared, agreed: None, command: Vec::new(), object: None, later: Vec::new(), query: None };
     this.run(max_pdu).await;
     let mut heard = this.shared.1.lock().unwrap();
     heard.torn += usize::from(this.object.is_some());
@@ -205,7 +228,10 @@ impl Conversation {
             return self.association.reject(Reject::LOCAL_LIMIT).is_ok();
         }
         let (mut ac, agreed) = negotiate::accept(&Acceptance { max_pdu, ..Acceptance::default() }, rq).unwrap();
-        for result in &mut ac.presentation_contexts {
+        for (result, proposed) in ac.presentation_contexts.iter_mut().zip(&rq.presentation_contexts) {
+            if self.script.query != Query::Unknown && proposed.abstract_syntax == crate::dicom::uid::STUDY_ROOT_FIND {
+                (result.reason, result.transfer_syntax) = (Reason::Acceptance, crate::dicom::uid::IMPLICIT_LE.to_owned());
+            }
             if !self.script.syntaxes.is_empty() && !self.script.syntaxes.contains(&result.transfer_syntax.as_str()) {
                 result.reason = Reason::TransferSyntaxesNotSupported;
             }
@@ -227,6 +253,7 @@ impl Conversation {
                 self.object = Some((request.message_id, syntax, act, Vec::new()));
                 self.shared.1.lock().unwrap().request = Some(request);
             }
+            Command::OtherRq { command_field: dimse::C_FIND_RQ, message_id, .. } => self.query = Some((message_id, Vec::new())),
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -236,8 +263,59 @@ impl Conversation {
         self.association.send_command(context, &dimse::encode_response(&response)).unwrap();
     }
 
+    /// A query is whole. False: close.
+    fn queried(&mut self, context: u8, id: u16, identifier: &[u8]) -> bool {
+        let asked = elements(identifier);
+        let of = |tag: u32| asked.iter().find(|(t, _)| *t == tag).map(|(_, value)| value.as_str()).unwrap_or_default();
+        let level = of(0x0008_0052).to_owned();
+        let first = {
+            let mut heard = self.shared.1.lock().unwrap();
+            heard.queries.push(level.clone());
+            heard.queries.len() == 1
+        };
+        match self.script.query {
+            Query::Mute => return true,
+            Query::ClosesOnce if first => return false,
+            Query::Fails(status) => {
+                self.respond(context, dimse::C_FIND_RSP, id, status);
+                return true;
+            }
+            _ => {}
+        }
+        let fits = |wanted: &str, has: &str| wanted.is_empty() || wanted == has;
+        let mut matches: Vec<Vec<u8>> = Vec::new();
+        for [study, series, instance] in &self.script.holds {
+            if fits(of(0x0020_000D), study) && fits(of(0x0020_000E), series) && fits(of(0x0008_0018), instance) {
+                let image = if level == "IMAGE" { element(0x0008_0018, instance) } else { Vec::new() };
+                let whole = [image, element(0x0020_000D, study)].concat();
+                if !matches.contains(&whole) {
+                    matches.push(whole);
+                }
+            }
+        }
+        for identifier in matches {
+            let response = Response { command_field: dimse::C_FIND_RSP, message_id: id, status: 0xFF00, ..Response::default() };
+            let mut command = dimse::encode_response(&response);
+            // (0000,0800): a data set follows.
+            let at = command.windows(4).position(|part| part == [0, 0, 0, 8]).unwrap();
+            command[at + 8..at + 10].copy_from_slice(&[0, 0]);
+            self.association.send_command(context, &command).unwrap();
+            crate::dicom::pdu::encode_data(self.association.output(), context, false, &identifier, 64);
+        }
+        self.respond(context, dimse::C_FIND_RSP, id, 0);
+        true
+    }
+
     /// False: close.
     fn data(&mut self, context: u8, data: &[u8], last: bool) -> bool {
+        if let Some((id, mut identifier)) = self.query.take() {
+            identifier.extend_from_slice(data);
+            if last {
+                return self.queried(context, id, &identifier);
+            }
+            self.query = Some((id, identifier));
+            return true;
+        }
         let (id, syntax, act, mut bytes) = self.object.take().unwrap();
         bytes.extend_from_slice(data);
         match act {
@@ -281,4 +359,21 @@ impl Conversation {
         }
         true
     }
+}
+
+fn element(tag: u32, value: &str) -> Vec<u8> {
+    let mut value = value.as_bytes().to_vec();
+    value.resize(value.len().next_multiple_of(2), 0);
+    [&((tag >> 16) as u16).to_le_bytes()[..], &(tag as u16).to_le_bytes(), &(value.len() as u32).to_le_bytes(), &value].concat()
+}
+
+fn elements(mut set: &[u8]) -> Vec<(u32, String)> {
+    let mut all = Vec::new();
+    while let Some((&[a, b, c, d, e, f, g, h], rest)) = set.split_first_chunk::<8>() {
+        let (value, rest) = rest.split_at(u32::from_le_bytes([e, f, g, h]) as usize);
+        let tag = u32::from(u16::from_le_bytes([a, b])) << 16 | u32::from(u16::from_le_bytes([c, d]));
+        all.push((tag, String::from_utf8_lossy(value).trim_end_matches(['\0', ' ']).to_owned()));
+        set = rest;
+    }
+    all
 }

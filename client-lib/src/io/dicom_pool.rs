@@ -19,6 +19,7 @@ use crate::delivery::{Outcome, Phase};
 use crate::dicom::negotiate::Agreed;
 use crate::io::dial::Dialer;
 use crate::io::dicom_open::{Fit, Need, Opened};
+use crate::io::dicom_query::Inquiry;
 use crate::io::dicom_scu::{self, Jobs, Progress, Settings};
 use crate::io::http_probe::HttpProbe;
 use crate::limits::{ASSOCIATION_LIMIT_KEPT, ASSOCIATION_TURN};
@@ -37,6 +38,8 @@ pub(crate) struct Seat {
     pub(crate) dialer: Dialer,
     /// Where its probes go instead, if they are HTTP.
     pub(crate) http: Option<HttpProbe>,
+    /// What it was asked about what it has.
+    pub(crate) inquiry: Inquiry,
     pool: Mutex<Pool>,
     /// An association became free, or its place did, or an answer came.
     pub(crate) changed: Notify,
@@ -226,7 +229,7 @@ impl Pool {
 impl Seat {
     pub(crate) fn new(endpoint: Arc<config::Endpoint>, dialer: Dialer, http: Option<HttpProbe>) -> Self {
         let name = endpoint.address().into();
-        Self { endpoint, name, dialer, http, pool: Mutex::default(), changed: Notify::new() }
+        Self { endpoint, name, dialer, http, inquiry: Inquiry::default(), pool: Mutex::default(), changed: Notify::new() }
     }
 
     fn pool(&self) -> MutexGuard<'_, Pool> {

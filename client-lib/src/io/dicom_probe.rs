@@ -13,6 +13,7 @@ use crate::config::Probe;
 use crate::delivery::standby::{Kind, Refusal, Rehearsed, Stumble};
 use crate::delivery::{Outcome, Phase};
 use crate::dicom::dimse::StoreRq;
+use crate::dicom::find::{Find, Question, Step};
 use crate::dicom::pdu::Reject;
 use crate::dicom::status::{self, StatusClass};
 use crate::dicom::{synthetic, uid};
@@ -20,7 +21,7 @@ use crate::io::courier::ProbeFailure;
 use crate::io::dicom_open::{self, Fit, Need, Opened};
 use crate::io::dicom_pool::Seat;
 use crate::io::stream;
-use crate::limits::CONTEXTS_MAX;
+use crate::limits::{CONTEXTS_MAX, FIND_WHOLE};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -141,10 +142,11 @@ async fn store(opened: &mut Opened, look_up: bool, deadline: Instant) -> Result<
     if !look_up {
         return Ok(Ok(()));
     }
-    Ok(match opened.find(2, &synthetic::query(), deadline).await? {
-        (0, 0) => Err("took the test object and does not find it".to_owned()),
-        (_, 0) => Ok(()),
-        (_, status) => Err(format!("took the test object and answered the C-FIND for it with {status:04X}H")),
+    let mut find = Find::new(Question::Instance(synthetic::place()));
+    Ok(match opened.find(2, &mut find, FIND_WHOLE, deadline).await? {
+        Step::Failed(status) => Err(format!("took the test object and answered the C-FIND for it with {status:04X}H")),
+        _ if find.found() == 0 => Err("took the test object and does not find it".to_owned()),
+        _ => Ok(()),
     })
 }
 
@@ -252,7 +254,7 @@ pub(crate) fn failure(outcome: Outcome) -> ProbeFailure {
             uid::STUDY_ROOT_FIND => "it answers no queries (study root, C-FIND); use `look_up = false`".to_owned(),
             _ => "it does not offer Verification (C-ECHO); use `probe = \"tcp\"`".to_owned(),
         },
-        Outcome::Acknowledged { .. } | Outcome::SilenceAsked | Outcome::Stored { .. } => "it answered something else".to_owned(),
+        Outcome::Acknowledged { .. } | Outcome::SilenceAsked | Outcome::Stored { .. } | Outcome::AlreadyThere => "it answered something else".to_owned(),
     };
     ProbeFailure { phase, cause }
 }

@@ -383,6 +383,7 @@ pub fn explain(outcome: &Outcome) -> (Class, String) {
             (Class::Negative, format!("{code:?}{error}"))
         }
         Outcome::SilenceAsked => (Class::Done, "sent; the message itself asked for no answer".to_owned()),
+        Outcome::AlreadyThere => (Class::Done, "already there".to_owned()),
     }
 }
 

@@ -14,7 +14,7 @@
 use crate::config::{self, Ambiguous};
 use crate::delivery::engine::direct::Direct;
 use crate::delivery::engine::{Action, Engine, Moment};
-use crate::delivery::replay::{ByHandRefused, Command};
+use crate::delivery::replay::{ByHand, ByHandRefused, Command};
 use crate::delivery::standby::{Kind, Rehearsed, Stumble};
 use crate::delivery::status::DestinationStatus;
 use crate::delivery::verdict::Ruling;
@@ -28,7 +28,7 @@ use crate::io::committer::Committer;
 use crate::io::courier::{AnswerTime, Answered, Boxed, Courier, Order, Parcel, Patience, ProbeFailure};
 use crate::io::stop::Stop;
 use crate::limits::POOL_KNOWN;
-use crate::spool::{Filter, Planned, Range, Settlement, Spool, SpoolError, State, UnixMillis};
+use crate::spool::{Filter, Planned, Settlement, Spool, SpoolError, State, UnixMillis};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -232,17 +232,17 @@ impl Driver {
     /// What a replay by hand would replay. Reads history: blocks.
     /// # Errors
     /// Why not, for people.
-    pub fn plan_replay(&self, ranges: Vec<Range>, out_of_order: bool) -> Result<Planned, ReplayError> {
-        let order = self.0.core().engine.plan_by_hand(ranges, out_of_order)?;
+    pub fn plan_replay(&self, wish: ByHand) -> Result<Planned, ReplayError> {
+        let order = self.0.core().engine.plan_by_hand(wish)?;
         Ok(self.0.spool.plan_replay(self.0.id, &order)?)
     }
 
     /// Begins a replay by hand.
     /// # Errors
     /// Why not, for people.
-    pub fn replay(&self, ranges: Vec<Range>, out_of_order: bool) -> Result<(), ReplayError> {
+    pub fn replay(&self, wish: ByHand) -> Result<(), ReplayError> {
         let mut core = self.0.core();
-        core.engine.replay_by_hand(ranges, out_of_order, now())?;
+        core.engine.replay_by_hand(wish, now())?;
         self.0.perform(&mut core);
         drop(core);
         self.0.wake.notify_one();
@@ -421,9 +421,9 @@ impl Shared {
     fn perform(&self, core: &mut Core) {
         while let Some(action) = core.engine.next_action() {
             match action {
-                Action::Attempt { envelope, endpoint, fresh, synced } => {
+                Action::Attempt { envelope, endpoint, fresh, ask, synced } => {
                     let name = core.engine.destination().endpoints.get(endpoint.index()).map(|e| Arc::clone(&e.name));
-                    let order = Order { envelope, endpoint, fresh, answer: AnswerTime::default() };
+                    let order = Order { envelope, endpoint, fresh, ask, answer: AnswerTime::default() };
                     core.jobs.push(Job::Attempt { courier: Arc::clone(&core.courier), order, synced: name.filter(|_| synced) });
                 }
                 Action::Probe { endpoint, store } => {

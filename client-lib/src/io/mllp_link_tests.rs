@@ -91,7 +91,7 @@ impl Bench {
     }
 
     async fn attempt(&self, envelope: Envelope, fresh: bool) -> Outcome {
-        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh, answer: AnswerTime::default() }).await
+        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh, ask: false, answer: AnswerTime::default() }).await
     }
 }
 
@@ -124,6 +124,7 @@ async fn parallel_attempts_have_connections_of_their_own_and_few_are_kept() {
                 envelope: bench.envelope(&format!("P{n}"), 10),
                 endpoint: EndpointId(0),
                 fresh: false,
+                ask: false,
                 answer: AnswerTime::default(),
             })
         })

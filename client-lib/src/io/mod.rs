@@ -11,6 +11,7 @@ mod dicom_open;
 mod dicom_peer;
 mod dicom_pool;
 mod dicom_probe;
+mod dicom_query;
 mod dicom_scu;
 pub mod dicom_send;
 pub mod disk;

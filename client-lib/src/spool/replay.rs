@@ -6,7 +6,7 @@
 //!   counts as ended (the message it repeats was answered before, so nothing is owed).
 //! - Replays get numbers in the order of the envelopes they repeat: their lanes keep the order of acceptance.
 //! - A replay is a message of its own with the same key table and content; large content is shared, not copied.
-//! - What may still be replayed (`Keep`) is freed neither by age nor by pressure.
+//! - What may still be replayed (`Keep`) is freed neither by age nor by pressure, nor because the clock was set.
 //! - Positions in history are given by number and by time; what is at or behind either counts, whatever the clock did.
 //!
 //! Errors: `Disk`, `NotDurable`. What history no longer has is counted (`Planned::gone`).
@@ -27,6 +27,8 @@ use std::time::Duration;
 const MEMORY: &str = "replay/";
 /// Bytes of records written in one group, so that commits are not held up behind them.
 const GROUP_BYTES: usize = 512 << 10;
+/// A step of the clock between two looks that is more than time passing.
+const LEAP: u64 = 60_000;
 /// Ends looked at to find an endpoint's last answer before this run: beyond it the endpoint counts as never having answered.
 const LOOKED_BACK_MAX: usize = 1_000_000;
 
@@ -50,8 +52,8 @@ impl Mark {
 pub enum Since {
     /// There.
     Mark(Mark),
-    /// So long before the endpoint's last answer in history: nothing is known of it from this run.
-    BeforeLastAnswer(Duration),
+    /// So long before the endpoint's last answer in history below this number: nothing is known of it from this run.
+    BeforeLastAnswer(Duration, u64),
 }
 
 /// Answers to be replayed.
@@ -116,11 +118,19 @@ pub(crate) struct Keeps {
     /// Journal segments with messages that were answered lately, and the time of the last answer.
     answered: HashMap<u64, UnixMillis>,
     now: UnixMillis,
+    /// The clock was set forward: what was kept then stays for one more window. From when on it stays, and until when.
+    leapt: Option<(UnixMillis, UnixMillis)>,
 }
 
 impl Keeps {
     /// Time passed: what is no longer needed is forgotten.
     pub(crate) fn tick(&mut self, now: UnixMillis) {
+        // Called each second. Where more passed at once, nobody knows how much of it did: the clock was set, or this machine slept.
+        if self.now != 0 && now.saturating_sub(self.now) > LEAP && !self.wanted.is_empty() {
+            let longest = self.wanted.values().map(|k| millis(k.window)).max().unwrap_or(0);
+            self.leapt = Some((self.from(), now.saturating_add(longest)));
+        }
+        self.leapt = self.leapt.filter(|(_, until)| now < *until);
         self.now = now;
         let from = self.from();
         self.answered.retain(|_, at| *at >= from);
@@ -128,9 +138,9 @@ impl Keeps {
 
     /// Whatever happened since then stays.
     pub(crate) fn from(&self) -> UnixMillis {
-        let window = |k: &Keep| self.now.saturating_sub(u64::try_from(k.window.as_millis()).unwrap_or(u64::MAX));
-        let kept = self.wanted.values().map(|k| window(k).min(k.since.unwrap_or(u64::MAX)));
-        kept.min().unwrap_or(u64::MAX)
+        let kept = self.wanted.values().map(|k| self.now.saturating_sub(millis(k.window)).min(k.since.unwrap_or(u64::MAX)));
+        let leapt = self.leapt.filter(|_| !self.wanted.is_empty()).map(|(from, _)| from);
+        kept.chain(leapt).min().unwrap_or(u64::MAX)
     }
 
     /// Whether a journal segment must stay.
@@ -142,6 +152,10 @@ impl Keeps {
         let newest = self.answered.entry(generation).or_default();
         *newest = (*newest).max(at);
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// An envelope whose end history tells.
@@ -234,7 +248,10 @@ impl Spool {
     pub fn keep_for_replay(&self, destination: DestinationId, keep: Keep, now: UnixMillis) {
         let from = {
             let mut keeps = lock(&self.inner.keeps);
-            keeps.now = keeps.now.max(now);
+            // Later the clock is `tick`'s, which sees it leap.
+            if keeps.now == 0 {
+                keeps.now = now;
+            }
             if keep == Keep::default() {
                 keeps.wanted.remove(&destination);
                 return;
@@ -345,12 +362,12 @@ impl Inner {
         Ok(kept)
     }
 
-    /// When an endpoint last answered, by history.
-    fn last_answer(&self, destination: DestinationId, endpoint: &str) -> Result<Option<UnixMillis>, SpoolError> {
+    /// When an endpoint last answered below a number, by history.
+    fn last_answer(&self, destination: DestinationId, endpoint: &str, below: u64) -> Result<Option<UnixMillis>, SpoolError> {
         let mut looked = 0;
         for segment in self.segments.all().into_iter().rev() {
             let mut ends = self.ends(destination, segment.generation)?;
-            ends.retain(|e| e.place.generation() == segment.generation && e.code == Code::Delivered);
+            ends.retain(|e| e.place.generation() == segment.generation && e.code == Code::Delivered && e.number < below);
             for end in ends.iter().rev() {
                 looked += 1;
                 if self.read_state(end.place).is_some_and(|s| &*s.endpoint == endpoint) {
@@ -368,8 +385,8 @@ impl Inner {
     fn resolve(&self, destination: DestinationId, endpoint: Option<&str>, since: Since) -> Result<Option<Mark>, SpoolError> {
         Ok(match since {
             Since::Mark(mark) => Some(mark),
-            Since::BeforeLastAnswer(window) => {
-                let last = endpoint.map_or(Ok(None), |endpoint| self.last_answer(destination, endpoint))?;
+            Since::BeforeLastAnswer(window, below) => {
+                let last = endpoint.map_or(Ok(None), |endpoint| self.last_answer(destination, endpoint, below))?;
                 let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
                 last.map(|at| Mark { number: u64::MAX, at: at.saturating_sub(window) })
             }

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use bytes::Bytes;
 use everpost_client::config::units;
+use everpost_client::delivery::replay::ByHand;
 use everpost_client::io::driver::ReplayError;
 use everpost_client::spool::{Mark, Range, Since, UnixMillis};
 use serde::Deserialize;
@@ -27,6 +28,8 @@ pub struct ReplayBody {
     dry_run: bool,
     #[serde(default)]
     out_of_order: bool,
+    #[serde(default)]
+    no_query: bool,
 }
 
 fn wrong(what: impl Into<String>) -> Problem {
@@ -70,11 +73,12 @@ pub async fn replay(
     }
     let since_mark = Since::Mark(Mark { number: u64::MAX, at: since });
     let ranges = vec![Range { endpoint: body.from_endpoint.as_deref().map(Arc::from), since: since_mark, until }];
-    let (driver, wanted, out_of_order) = (running.driver.clone(), ranges.clone(), body.out_of_order);
-    let planned = tokio::task::spawn_blocking(move || driver.plan_replay(wanted, out_of_order)).await;
+    let wish = ByHand { ranges, out_of_order: body.out_of_order, asks: !body.no_query };
+    let (driver, wanted) = (running.driver.clone(), wish.clone());
+    let planned = tokio::task::spawn_blocking(move || driver.plan_replay(wanted)).await;
     let planned = planned.map_err(|e| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?.map_err(problem)?;
     if !body.dry_run {
-        running.driver.replay(ranges, out_of_order).map_err(problem)?;
+        running.driver.replay(wish).map_err(problem)?;
         tracing::warn!(about = name, envelopes = planned.envelopes, "replay by an operator");
     }
     let accepted = planned.accepted.map(|(first, last)| json!({"first": crate::status::time(first), "last": crate::status::time(last)}));

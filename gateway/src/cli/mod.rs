@@ -269,7 +269,7 @@ mod tests {
             "everpost endpoint probe d e",
             "everpost site shift s --to t --reason because",
             "everpost site unshift s",
-            "everpost replay d --from-endpoint e --since 2h --until 2026-01-31T22:00:00Z --dry-run --out-of-order",
+            "everpost replay d --from-endpoint e --since 2h --until 2026-01-31T22:00:00Z --dry-run --out-of-order --no-query",
             "everpost outages",
             "everpost outages d --json --config f",
             "everpost send hl7 f --to mllp://h:1",

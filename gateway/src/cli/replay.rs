@@ -27,6 +27,9 @@ pub struct Replay {
     /// Where an order is kept: let old messages come after newer ones
     #[arg(long)]
     out_of_order: bool,
+    /// With `reconcile = "query"`: send also what the receiver says it has
+    #[arg(long)]
+    no_query: bool,
     #[command(flatten)]
     reach: Reach,
 }
@@ -43,6 +46,7 @@ impl Replay {
             "until": self.until,
             "dry_run": self.dry_run,
             "out_of_order": self.out_of_order,
+            "no_query": self.no_query,
         });
         let value = place.json(Method::POST, &format!("/api/v1/destinations/{}/replay", self.destination), Some(&body)).await?;
         if as_json {

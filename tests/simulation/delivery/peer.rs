@@ -65,6 +65,8 @@ pub(crate) struct Peer {
     pub(crate) poison: Option<(EnvelopeId, Mode)>,
     /// Messages with odd numbers get AE.
     pub(crate) refuse_odd: bool,
+    /// Asked what it has, it says so.
+    pub(crate) answers_queries: bool,
 }
 
 /// Deadline of connect, as in the configuration.
@@ -78,7 +80,7 @@ const SLOW: Duration = Duration::from_secs(3);
 
 impl Peer {
     pub(crate) fn new(name: &'static str, dicom: bool) -> Self {
-        Self { name, mode: Mode::Good, dicom, latency: Duration::from_millis(2), stale: false, poison: None, refuse_odd: false }
+        Self { name, mode: Mode::Good, dicom, latency: Duration::from_millis(2), stale: false, poison: None, refuse_odd: false, answers_queries: true }
     }
 
     /// An attempt with this message begins.

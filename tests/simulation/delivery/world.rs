@@ -65,6 +65,7 @@ pub(crate) fn destination(protocol: Protocol, names: &[&str]) -> Destination {
         replay_window: Duration::ZERO,
         resync: false,
         objectives: Objectives::default(),
+        reconcile: false,
         not_acting: Vec::new(),
     }
 }
@@ -112,6 +113,8 @@ pub(crate) struct World {
     base: Instant,
     pub(crate) now: Duration,
     pub(crate) random: fastrand::Rng,
+    /// How far the clock on the wall was set, in milliseconds.
+    pub(crate) clock: i64,
     pub(crate) destination: Arc<Destination>,
     pub(crate) engine: Engine,
     pub(crate) store: Box<dyn Store>,
@@ -125,6 +128,8 @@ pub(crate) struct World {
     next_tick: Option<Duration>,
     pub(crate) committed: Vec<(EnvelopeId, Lane)>,
     pub(crate) lines: Vec<Line>,
+    /// What a peer kept in these times it has lost.
+    pub(crate) lost: Vec<(usize, Duration, Duration)>,
     pub(crate) moves: Vec<Move>,
     pub(crate) events: Vec<(Duration, Event)>,
     /// Attempts whose record a crash may have eaten.
@@ -150,6 +155,7 @@ impl World {
             base,
             now: Duration::ZERO,
             random: fastrand::Rng::with_seed(seed),
+            clock: 0,
             engine: Engine::new(Arc::clone(&destination), seed, base),
             destination,
             store,
@@ -162,6 +168,7 @@ impl World {
             next_tick: None,
             committed: Vec::new(),
             lines: Vec::new(),
+            lost: Vec::new(),
             moves: Vec::new(),
             events: Vec::new(),
             forgotten: BTreeMap::new(),
@@ -173,7 +180,7 @@ impl World {
     }
 
     fn moment(&self) -> Moment {
-        Moment { at: self.base + self.now, wall: 1_000_000 + self.now.as_millis() as u64 }
+        Moment { at: self.base + self.now, wall: (100_000_000 + self.now.as_millis() as i64 + self.clock) as u64 }
     }
 
     fn later(&mut self, after: Duration, happening: Happening) {
@@ -405,12 +412,12 @@ impl World {
     fn perform(&mut self) {
         while let Some(action) = self.engine.next_action() {
             match action {
-                Action::Attempt { envelope, endpoint, fresh, synced } => {
+                Action::Attempt { envelope, endpoint, fresh, ask, synced } => {
                     if synced {
                         let name = self.destination.endpoints[endpoint.index()].name.clone();
                         self.store.settle(envelope.id, Settlement::Started { endpoint: name }, self.now, true);
                     }
-                    self.begin(&envelope, endpoint, fresh);
+                    self.begin(&envelope, endpoint, fresh, ask);
                 }
                 Action::Probe { endpoint, .. } => {
                     let (takes, result) = self.peers[endpoint.index()].probe(&mut self.random);
@@ -437,7 +444,7 @@ impl World {
         }
     }
 
-    fn begin(&mut self, envelope: &Envelope, endpoint: EndpointId, fresh: bool) {
+    fn begin(&mut self, envelope: &Envelope, endpoint: EndpointId, fresh: bool, ask: bool) {
         let (id, lane, replay) = (envelope.id, envelope.lane, envelope.replay);
         for (other, (attempt, _)) in &self.attempts {
             let same =
@@ -448,7 +455,10 @@ impl World {
         }
         let name = &self.destination.endpoints[endpoint.index()].name;
         assert!(!self.wishes.admin.contains_key(name), "an attempt on {name}, which people took out");
-        let story = self.peers[endpoint.index()].attempt(id, fresh, &mut self.random);
+        let mut story = self.peers[endpoint.index()].attempt(id, fresh, &mut self.random);
+        if ask && self.peers[endpoint.index()].answers_queries && self.holds(endpoint.index(), self.store.origin(id)) && story.kept {
+            (story.outcome, story.kept) = (Outcome::AlreadyThere, false);
+        }
         let serial = self.serial + 1;
         let attempt = Attempt { endpoint: endpoint.index(), outcome: story.outcome, kept: story.kept, serial, lane, replay };
         assert!(self.attempts.insert(id, (attempt, self.now)).is_none(), "one attempt per envelope");
@@ -461,12 +471,19 @@ impl World {
         assert!(messages <= window && self.attempts.len() <= window + (window / 2).max(1), "more under way than the window allows");
     }
 
+    /// Whether a peer has a message now.
+    pub(crate) fn holds(&self, peer: usize, origin: EnvelopeId) -> bool {
+        let lost = |at: Duration| self.lost.iter().any(|(p, from, to)| *p == peer && (*from..=*to).contains(&at));
+        self.lines.iter().any(|l| l.endpoint == peer && l.kept && !lost(l.ended) && self.store.origin(l.id) == origin)
+    }
+
     /// Custody ends only by a positive answer.
     fn check_settlement(&self, id: EnvelopeId, settlement: &Settlement) {
         if let Settlement::Delivered(..) = settlement {
             let last = self.lines.iter().rev().find(|l| l.id == id).expect("delivered, so attempted");
             let positive = match &last.outcome {
                 Outcome::Acknowledged { code, error } => code.is_positive() || *error == Some(205),
+                Outcome::AlreadyThere => self.holds(last.endpoint, self.store.origin(id)),
                 Outcome::Stored { status } => matches!(status, 0 | 1 | 0x0107 | 0x0111 | 0x0116 | 0xB000..=0xBFFF),
                 _ => false,
             };

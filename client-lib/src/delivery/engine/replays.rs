@@ -5,13 +5,13 @@
 
 use super::{Action, Engine, Flight, Moment};
 use crate::config::Ordering;
-use crate::delivery::replay::{ByHandRefused, Command, Replays, UnderWay};
+use crate::delivery::replay::{ByHand, ByHandRefused, Command, Replays, UnderWay};
 use crate::delivery::verdict::Ruling;
 use crate::delivery::{Phase, Verdict};
 use crate::endpoint::Blame;
-use crate::event::Event;
+use crate::event::{Delivered, Event, ReplayEnd};
 use crate::ids::{EndpointId, EnvelopeId};
-use crate::spool::{AttemptRecord, Keep, Mark, Planned, Range, ReplayOrder, Settlement, Take};
+use crate::spool::{AttemptRecord, Envelope, Keep, Mark, Planned, ReplayOrder, Settlement, Take};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,8 +92,8 @@ impl Engine {
     /// An operator wants something replayed.
     /// # Errors
     /// `ByHandRefused`.
-    pub fn replay_by_hand(&mut self, ranges: Vec<Range>, out_of_order: bool, now: Moment) -> Result<(), ByHandRefused> {
-        self.replays.by_hand(ranges, out_of_order)?;
+    pub fn replay_by_hand(&mut self, wish: ByHand, now: Moment) -> Result<(), ByHandRefused> {
+        self.replays.by_hand(wish)?;
         self.absorb(now);
         Ok(())
     }
@@ -101,8 +101,8 @@ impl Engine {
     /// The order that a replay by hand would be.
     /// # Errors
     /// `ByHandRefused::Order`.
-    pub fn plan_by_hand(&self, ranges: Vec<Range>, out_of_order: bool) -> Result<ReplayOrder, ByHandRefused> {
-        self.replays.plan_by_hand(ranges, out_of_order)
+    pub fn plan_by_hand(&self, wish: ByHand) -> Result<ReplayOrder, ByHandRefused> {
+        self.replays.plan_by_hand(wish)
     }
 
     /// For people: what is being replayed, and where.
@@ -183,7 +183,7 @@ impl Engine {
             AttemptRecord { endpoint: Arc::clone(&flight.name), phase, outcome: ruling.seen.clone(), at: now.wall, ambiguous: ruling.ambiguous };
         self.settle(flight.envelope.id, Settlement::ReplayEnded(record));
         self.outages.replayed(true);
-        self.emit(Event::Replayed { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: flight.envelope.id, refused: true });
+        self.emit(Event::Replayed { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: flight.envelope.id, end: ReplayEnd::Refused });
         self.schedule.progressed();
         self.relieved(flight.envelope.id);
     }
@@ -193,8 +193,23 @@ impl Engine {
         self.replays.answered(&flight.name, now.wall);
         if flight.envelope.replay {
             self.outages.replayed(false);
-            self.emit(Event::Replayed { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: flight.envelope.id, refused: false });
+            let (endpoint, envelope, end) = (Arc::clone(&flight.name), flight.envelope.id, ReplayEnd::Answered);
+            self.emit(Event::Replayed { destination: self.name(), endpoint, envelope, end });
         }
+    }
+
+    /// Whether an endpoint is asked for it before it is sent.
+    pub(super) fn asks_first(&self, envelope: &Envelope) -> bool {
+        envelope.replay && self.destination.reconcile && self.replays.asks()
+    }
+
+    /// The endpoint said that it has it. Neither backoffs nor alarms take that for a sign that objects are taken.
+    pub(super) fn replay_spared(&mut self, flight: &Flight, record: AttemptRecord) {
+        let (endpoint, id) = (Arc::clone(&flight.name), flight.envelope.id);
+        self.replays.answered(&endpoint, record.at);
+        self.settle(id, Settlement::Delivered(record, Delivered::Ok));
+        self.emit(Event::Replayed { destination: self.name(), endpoint, envelope: id, end: ReplayEnd::AlreadyThere });
+        self.relieved(id);
     }
 
     /// A replay's one endpoint cannot have it now.

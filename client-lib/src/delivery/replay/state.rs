@@ -2,13 +2,13 @@
 //! Rules: written with the order it belongs to; what cannot be read is as if nothing had been remembered.
 //! Errors: none.
 
-use super::{Past, Purpose};
+use super::{ByHand, Past, Purpose};
 use crate::spool::{Mark, Range, Since};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What is remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,11 +44,12 @@ impl Saved {
                 out.flag(*drains);
                 out.flag(*last);
             }
-            Purpose::ByHand { ranges, ahead } => {
+            Purpose::ByHand(wish) => {
                 out.0.push(3);
-                out.flag(*ahead);
-                out.u64(ranges.len() as u64);
-                for range in ranges {
+                out.flag(wish.out_of_order);
+                out.flag(wish.asks);
+                out.u64(wish.ranges.len() as u64);
+                for range in &wish.ranges {
                     out.option(range.endpoint.as_ref(), |out, name| out.text(name));
                     out.since(range.since);
                     out.option(range.until.as_ref(), |out, until| out.u64(*until));
@@ -73,10 +74,10 @@ impl Saved {
                 1 => Purpose::Failover { to: f.option(Reader::text)? },
                 2 => Purpose::Resync { to: f.text()?, round: u32::try_from(f.u64()?).ok()?, drains: f.flag()?, last: f.flag()? },
                 3 => {
-                    let (ahead, count) = (f.flag()?, f.u64()?);
+                    let (out_of_order, asks, count) = (f.flag()?, f.flag()?, f.u64()?);
                     let range =
                         |f: &mut Reader<'_>| Some(Range { endpoint: f.option(Reader::text)?, since: f.since()?, until: f.option(Reader::u64)? });
-                    Purpose::ByHand { ahead, ranges: (0..count).map(|_| range(f)).collect::<Option<_>>()? }
+                    Purpose::ByHand(ByHand { out_of_order, asks, ranges: (0..count).map(|_| range(f)).collect::<Option<_>>()? })
                 }
                 _ => return None,
             })
@@ -112,9 +113,10 @@ impl Writer {
                 self.0.push(1);
                 self.mark(mark);
             }
-            Since::BeforeLastAnswer(window) => {
+            Since::BeforeLastAnswer(window, below) => {
                 self.0.push(2);
                 self.u64(u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
+                self.u64(below);
             }
         }
     }
@@ -160,7 +162,7 @@ impl Reader<'_> {
     fn since(&mut self) -> Option<Since> {
         Some(match self.u8()? {
             1 => Since::Mark(self.mark()?),
-            2 => Since::BeforeLastAnswer(Duration::from_millis(self.u64()?)),
+            2 => Since::BeforeLastAnswer(Duration::from_millis(self.u64()?), self.u64()?),
             _ => return None,
         })
     }
@@ -180,14 +182,14 @@ mod tests {
         let mark = Mark { number: 7, at: 8 };
         let past = BTreeMap::from([
             (Arc::from("a"), Past { doubt: Some((Since::Mark(mark), Some(mark))), fresh: true, out: Some(mark) }),
-            (Arc::from("b"), Past { doubt: Some((Since::BeforeLastAnswer(Duration::from_secs(60)), None)), fresh: false, out: None }),
+            (Arc::from("b"), Past { doubt: Some((Since::BeforeLastAnswer(Duration::from_secs(60), 9), None)), fresh: false, out: None }),
         ]);
         let ranges = vec![Range { endpoint: Some(Arc::from("a")), since: Since::Mark(mark), until: Some(9) }];
         let purposes = [
             None,
             Some(Purpose::Failover { to: Some(Arc::from("b")) }),
             Some(Purpose::Resync { to: Arc::from("a"), round: 3, drains: true, last: false }),
-            Some(Purpose::ByHand { ranges, ahead: true }),
+            Some(Purpose::ByHand(ByHand { ranges, out_of_order: true, asks: false })),
         ];
         for purpose in purposes {
             let saved = Saved { last_id: 12, past: past.clone(), purpose };

@@ -66,6 +66,10 @@ fn names(text: &str) -> Vec<Arc<str>> {
     text.split(' ').filter(|n| !n.is_empty()).map(Arc::from).collect()
 }
 
+fn wish(ranges: &[Range], out_of_order: bool) -> ByHand {
+    ByHand { ranges: ranges.to_vec(), out_of_order, asks: true }
+}
+
 #[test]
 fn a_failover_asks_for_the_window_once_all_attempts_have_ended_and_stops_the_lanes_until_then() {
     let mut b = Bench::new(60, false, Ordering::Strict);
@@ -179,14 +183,14 @@ fn a_replay_by_hand_keeps_an_order_or_is_allowed_not_to() {
     let all = vec![Range { endpoint: None, since, until: None }];
     let some = vec![Range { endpoint: Some("a".into()), since, until: None }];
     let mut b = Bench::new(0, false, Ordering::Strict);
-    assert_eq!(b.machine.by_hand(some.clone(), false), Err(ByHandRefused::Order));
-    assert_eq!(b.machine.plan_by_hand(some.clone(), false), Err(ByHandRefused::Order));
-    assert!(b.machine.by_hand(all, false).is_ok());
-    assert_eq!(b.machine.by_hand(some.clone(), true), Err(ByHandRefused::UnderWay));
+    assert_eq!(b.machine.by_hand(wish(&some, false)), Err(ByHandRefused::Order));
+    assert_eq!(b.machine.plan_by_hand(wish(&some, false)), Err(ByHandRefused::Order));
+    assert!(b.machine.by_hand(wish(&all, false)).is_ok());
+    assert_eq!(b.machine.by_hand(wish(&some, true)), Err(ByHandRefused::UnderWay));
     assert!(!b.passes("a"), "it rewinds: later messages wait");
     assert!(b.step("a", QUIET).unwrap().order.unwrap().ahead);
     let mut b = Bench::new(0, false, Ordering::Strict);
-    assert!(b.machine.by_hand(some, true).is_ok());
+    assert!(b.machine.by_hand(wish(&some, true)).is_ok());
     assert!(b.passes("a"));
     assert!(!b.step("a", QUIET).unwrap().order.unwrap().ahead);
 }

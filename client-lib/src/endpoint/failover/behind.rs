@@ -38,7 +38,13 @@ impl Failover {
         place.behind = if behind { Behind::Missing } else { Behind::No };
         let name = place.config.name.clone();
         place.put_out(self.hold_down, self.hold_down_max, now);
+        // It does not serve: its return is one, and waits like any other.
+        let served = self.active.contains(&endpoint);
+        self.active.retain(|active| *active != endpoint);
         self.review(now, format!("{name} was out when the last run ended"));
+        if let Some(Change::Active { from: from @ None, .. }) = self.changes.back_mut().filter(|_| served) {
+            *from = Some(endpoint);
+        }
     }
 
     /// Whether its return waits for what it missed. Asks for that when its time has come.

@@ -128,7 +128,7 @@ enum Meaning {
 
 fn meaning(outcome: &Outcome, ruling: &Ruling, text: Option<Bytes>, endpoint: Arc<str>) -> Meaning {
     let status = match outcome {
-        Outcome::Acknowledged { code: AckCode::AA | AckCode::CA, .. } | Outcome::SilenceAsked => 0,
+        Outcome::Acknowledged { code: AckCode::AA | AckCode::CA, .. } | Outcome::SilenceAsked | Outcome::AlreadyThere => 0,
         Outcome::Acknowledged { code, .. } => match code.name().as_bytes() {
             [a, b] => u32::from(*a) << 8 | u32::from(*b),
             _ => 1,
