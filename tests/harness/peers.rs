@@ -132,7 +132,9 @@ impl Receiver {
     pub fn dcmqrscp(world: &World, name: &str) -> Self {
         let (port, folder) = (port(), world.folder(name));
         let area = format!("DCMQRSCP {} RW (5000, 1024mb) ANY", folder.display());
-        let text = format!("MaxPDUSize = 16384\nMaxAssociations = 16\nHostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\nAETable BEGIN\n{area}\nAETable END\n");
+        let text = format!(
+            "MaxPDUSize = 16384\nMaxAssociations = 16\nHostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\nAETable BEGIN\n{area}\nAETable END\n"
+        );
         let file = world.write(&format!("{name}.cfg"), text);
         Self::launch(world, name, Kind::Files, loopback(port), folder, move || {
             let mut command = Command::new("dcmqrscp");

@@ -216,11 +216,9 @@ impl Outcome {
             Outcome::NotSent { phase, .. } => *phase,
             Outcome::NoContext { .. } | Outcome::AssociationRejected { .. } => Phase::Associate,
             Outcome::Local { .. } | Outcome::Damaged { .. } => Phase::Transmit,
-            Outcome::Acknowledged { .. }
-            | Outcome::SilenceAsked
-            | Outcome::Stored { .. }
-            | Outcome::AlreadyThere
-            | Outcome::Unanswered { .. } => Phase::Answer,
+            Outcome::Acknowledged { .. } | Outcome::SilenceAsked | Outcome::Stored { .. } | Outcome::AlreadyThere | Outcome::Unanswered { .. } => {
+                Phase::Answer
+            }
         }
     }
 }

@@ -153,7 +153,8 @@ struct Conversation {
 async fn serve(stream: TcpStream, script: Script, shared: Shared) {
     let max_pdu = if script.max_pdu == 0 { 16_384 } else { script.max_pdu };
     let association = Association::accepting(max_pdu);
-    let mut this = Conversation { stream, association, script, shared, agreed: None, command: Vec::new(), object: None, later: Vec::new(), query: None };
+    let mut this =
+        Conversation { stream, association, script, shared, agreed: None, command: Vec::new(), object: None, later: Vec::new(), query: None };
     this.run(max_pdu).await;
     let mut heard = this.shared.1.lock().unwrap();
     heard.torn += usize::from(this.object.is_some());

@@ -254,7 +254,9 @@ pub(crate) fn failure(outcome: Outcome) -> ProbeFailure {
             uid::STUDY_ROOT_FIND => "it answers no queries (study root, C-FIND); use `look_up = false`".to_owned(),
             _ => "it does not offer Verification (C-ECHO); use `probe = \"tcp\"`".to_owned(),
         },
-        Outcome::Acknowledged { .. } | Outcome::SilenceAsked | Outcome::Stored { .. } | Outcome::AlreadyThere => "it answered something else".to_owned(),
+        Outcome::Acknowledged { .. } | Outcome::SilenceAsked | Outcome::Stored { .. } | Outcome::AlreadyThere => {
+            "it answered something else".to_owned()
+        }
     };
     ProbeFailure { phase, cause }
 }

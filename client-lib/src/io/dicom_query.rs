@@ -182,7 +182,11 @@ impl Turn {
                 }
                 Err(outcome) => {
                     let unasked = matches!(outcome, Outcome::NoContext { .. });
-                    if unasked { tokio::spawn(opened.release()) } else { tokio::spawn(opened.abort()) };
+                    if unasked {
+                        tokio::spawn(opened.release())
+                    } else {
+                        tokio::spawn(opened.abort())
+                    };
                     if unasked {
                         return Err(NoAnswer::Refused("it answers no queries: study root, C-FIND".to_owned()));
                     }

@@ -80,7 +80,16 @@ const SLOW: Duration = Duration::from_secs(3);
 
 impl Peer {
     pub(crate) fn new(name: &'static str, dicom: bool) -> Self {
-        Self { name, mode: Mode::Good, dicom, latency: Duration::from_millis(2), stale: false, poison: None, refuse_odd: false, answers_queries: true }
+        Self {
+            name,
+            mode: Mode::Good,
+            dicom,
+            latency: Duration::from_millis(2),
+            stale: false,
+            poison: None,
+            refuse_odd: false,
+            answers_queries: true,
+        }
     }
 
     /// An attempt with this message begins.

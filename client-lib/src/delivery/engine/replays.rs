@@ -183,7 +183,12 @@ impl Engine {
             AttemptRecord { endpoint: Arc::clone(&flight.name), phase, outcome: ruling.seen.clone(), at: now.wall, ambiguous: ruling.ambiguous };
         self.settle(flight.envelope.id, Settlement::ReplayEnded(record));
         self.outages.replayed(true);
-        self.emit(Event::Replayed { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: flight.envelope.id, end: ReplayEnd::Refused });
+        self.emit(Event::Replayed {
+            destination: self.name(),
+            endpoint: Arc::clone(&flight.name),
+            envelope: flight.envelope.id,
+            end: ReplayEnd::Refused,
+        });
         self.schedule.progressed();
         self.relieved(flight.envelope.id);
     }
@@ -208,6 +213,7 @@ impl Engine {
         let (endpoint, id) = (Arc::clone(&flight.name), flight.envelope.id);
         self.replays.answered(&endpoint, record.at);
         self.settle(id, Settlement::Delivered(record, Delivered::Ok));
+        self.outages.replayed(false);
         self.emit(Event::Replayed { destination: self.name(), endpoint, envelope: id, end: ReplayEnd::AlreadyThere });
         self.relieved(id);
     }
