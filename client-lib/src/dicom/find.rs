@@ -286,6 +286,7 @@ impl Holdings {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 mod tests {
     use super::*;
     use std::time::Duration;
