@@ -262,6 +262,10 @@ pub const DICOM_READ_BYTES: usize = 128 << 10;
 /// Read buffer of a DICOM connection before its association and while idle, in bytes.
 pub const DICOM_READ_BYTES_IDLE: usize = 4 << 10;
 
+/// Pieces of a data set of this size and more are read straight into the chunk that goes to disk: with smaller ones a read of several at once costs less
+/// than their copy.
+pub const STRAIGHT_BYTES_MIN: usize = 32 << 10;
+
 /// The ARTIM timer (PS3.8 9.1.5): how long a connection may stay without asking for an association, and without being closed after its end.
 pub const ARTIM: Duration = Duration::from_secs(15);
 

@@ -127,13 +127,17 @@ impl Intake {
         outcome
     }
 
-    async fn commit_or_copy(&self, listener: &Listener, keys: Keys, content: Content, addressees: Vec<Addressee>) -> Result<Receipt, Refusal> {
+    async fn commit_or_copy(&self, listener: &Listener, mut keys: Keys, content: Content, addressees: Vec<Addressee>) -> Result<Receipt, Refusal> {
         // Stopping does not count here: what came in whole before the stop is still taken and answered.
         let fingerprint = fingerprint(listener, &keys);
         if let Some(fingerprint) = fingerprint {
             let destinations: Vec<DestinationId> = addressees.iter().map(|addressee| addressee.destination).collect();
-            if let Some(receipt) = self.committer.spool().receipt_of_copy(fingerprint, &digest(&content), &destinations) {
-                return Ok(receipt);
+            // A first copy without a digest counts as another content: it is delivered again, which is the safe side.
+            if let Some(digest) = digest(&content) {
+                if let Some(receipt) = self.committer.spool().receipt_of_copy(fingerprint, &digest, &destinations) {
+                    return Ok(receipt);
+                }
+                keys.set(Key::Sha256, &digest);
             }
         }
         let draft = Draft { keys, content, accepted_at: unix_millis(), addressees, fingerprint };
@@ -143,9 +147,10 @@ impl Intake {
     /// Starts content of unknown length.
     /// # Errors
     /// `Stopping`, `Reserve`, `Sync`, `Limit` (buffers).
-    pub fn content_writer(&self) -> Result<ContentWriter, Refusal> {
+    pub fn content_writer(&self, listener: &Listener) -> Result<ContentWriter, Refusal> {
         self.admit()?;
-        self.committer.spool().content_writer().map_err(|error| refusal(&error))
+        let writer = self.committer.spool().content_writer().map_err(|error| refusal(&error))?;
+        Ok(if listener.duplicates == Duplicates::SameContent { writer.digesting() } else { writer })
     }
 
     /// Takes a place among the associations of a listener. One address gets at most `max_connections_per_peer` of `max_associations`. When all are
@@ -237,9 +242,9 @@ fn fingerprint(listener: &Listener, keys: &Keys) -> Option<u64> {
     Some(parts.into_iter().flatten().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
 }
 
-fn digest(content: &Content) -> [u8; 32] {
+fn digest(content: &Content) -> Option<[u8; 32]> {
     match content {
-        Content::Whole(bytes) => Sha256::digest(bytes).into(),
+        Content::Whole(bytes) => Some(Sha256::digest(bytes).into()),
         Content::Streamed(streamed) => streamed.sha256(),
     }
 }

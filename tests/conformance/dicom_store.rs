@@ -94,6 +94,39 @@ async fn an_object_in_pieces_of_any_size_is_the_same() {
 }
 
 #[tokio::test]
+async fn an_object_in_large_pieces_is_the_same() {
+    let gateway = Gateway::plain();
+    let data = data_set("1.2.1", 1_000_000);
+    for window in [1, 4] {
+        for piece in [32_768, 40_000, 200_001, 262_138] {
+            let mut scu = gateway.associate(&[(CT, IMPLICIT)], window).await;
+            for _ in 0..2 {
+                scu.store_command(1, CT, "1.2.1").await;
+                for (at, part) in data.chunks(piece).enumerate() {
+                    scu.data(1, part, (at + 1) * piece >= data.len()).await;
+                }
+            }
+            for _ in 0..2 {
+                assert_eq!(scu.response().await.status, status::SUCCESS, "pieces of {piece}");
+            }
+            scu.release().await;
+        }
+    }
+    let waiting = gateway.waiting();
+    assert_eq!(waiting.len(), 16);
+    assert!(waiting.iter().all(|(_, content)| *content == data));
+    // One that is refused goes by all the same.
+    let mut scu = gateway.associate(&[(CT, IMPLICIT)], 1).await;
+    scu.store_command(1, CT, "not a uid").await;
+    for (at, part) in data.chunks(200_001).enumerate() {
+        scu.data(1, part, (at + 1) * 200_001 >= data.len()).await;
+    }
+    assert_ne!(scu.response().await.status, status::SUCCESS);
+    scu.release().await;
+    gateway.close().await;
+}
+
+#[tokio::test]
 async fn an_asynchronous_window_is_granted_and_answered_in_order() {
     let gateway = Gateway::plain();
     let mut scu = gateway.associate(&[(CT, IMPLICIT)], 0xFFFF).await;

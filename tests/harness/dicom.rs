@@ -2,7 +2,7 @@
 //! Independent of the product's codec on purpose. Rules: command sets are implicit VR little endian; a data set is sent as the bytes given.
 //! Errors: `io::Error`; a PDU that was not awaited is an error that names its type.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
@@ -190,17 +190,21 @@ pub fn write_data(stream: &mut impl Write, context: u8, is_command: bool, bytes:
         let part = &bytes[sent..bytes.len().min(sent + step)];
         sent += part.len();
         let flags = u8::from(is_command) | if sent == bytes.len() { 2 } else { 0 };
-        let mut out = Vec::with_capacity(part.len() + 12);
-        out.extend_from_slice(&[pdu::DATA, 0]);
-        out.extend_from_slice(&u32::try_from(part.len() + 6).expect("a PDU").to_be_bytes());
-        out.extend_from_slice(&u32::try_from(part.len() + 2).expect("a PDV").to_be_bytes());
-        out.extend_from_slice(&[context, flags]);
-        out.extend_from_slice(part);
-        stream.write_all(&out)?;
+        let mut head = [pdu::DATA, 0, 0, 0, 0, 0, 0, 0, 0, 0, context, flags];
+        head[2..6].copy_from_slice(&u32::try_from(part.len() + 6).expect("a PDU").to_be_bytes());
+        head[6..10].copy_from_slice(&u32::try_from(part.len() + 2).expect("a PDV").to_be_bytes());
+        write_both(stream, &head, part)?;
         if sent == bytes.len() {
             return Ok(());
         }
     }
+}
+
+/// Two pieces in one call and without a copy, as far as the stream takes them so.
+fn write_both(stream: &mut impl Write, head: &[u8], part: &[u8]) -> io::Result<()> {
+    let sent = stream.write_vectored(&[IoSlice::new(head), IoSlice::new(part)])?;
+    stream.write_all(head.get(sent..).unwrap_or_default())?;
+    stream.write_all(&part[sent.saturating_sub(head.len())..])
 }
 
 /// One PDU with one fragment of a data set.

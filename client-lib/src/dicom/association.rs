@@ -295,6 +295,18 @@ impl Association {
         self.decoder.space()
     }
 
+    /// Bytes of a data set that come next and may be read straight to where they belong, and their presentation context: tell `passed` how many were.
+    /// `None`: read into `space`.
+    #[must_use]
+    pub fn straight(&self) -> Option<(u8, usize)> {
+        if self.established() { self.decoder.straight() } else { None }
+    }
+
+    /// So many bytes, at most what `straight` said, were read there. True: the data set ends with them.
+    pub fn passed(&mut self, bytes: usize) -> bool {
+        self.decoder.passed(bytes)
+    }
+
     /// Gives buffers back while the association is idle.
     pub fn rest(&mut self) {
         self.decoder.rest();

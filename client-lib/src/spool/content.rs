@@ -241,7 +241,6 @@ pub(crate) struct Settled {
     pub(crate) inline: Option<Bytes>,
     pub(crate) extents: Vec<Extent>,
     pub(crate) size: u64,
-    pub(crate) sha256: [u8; 32],
     pub(crate) hold: Option<Hold>,
 }
 
@@ -249,7 +248,7 @@ pub(crate) struct Settled {
 #[derive(Debug)]
 pub struct ContentWriter {
     chunks: Box<Chunks>,
-    digest: Sha256,
+    digest: Option<Sha256>,
 }
 
 /// The chunks of one content, and the one being filled.
@@ -273,14 +272,25 @@ impl ContentWriter {
         buffer.set_len(CHUNK_HEADER);
         let token = inner.content.token.fetch_add(1, Ordering::Relaxed);
         let chunks = Chunks { inner, buffer: Some(buffer), size: 0, extents: Vec::new(), hold: Hold::default(), token };
-        Ok(Self { chunks: Box::new(chunks), digest: Sha256::new() })
+        Ok(Self { chunks: Box::new(chunks), digest: None })
+    }
+
+    /// Takes the SHA-256 of what is written, too: for `StreamedContent::sha256`. It costs more processor time than everything else that is done to an
+    /// image, so only who looks for second copies asks for it. Call it before the first `write`.
+    #[must_use]
+    pub fn digesting(mut self) -> Self {
+        debug_assert!(self.is_empty(), "what was written before is not in the digest");
+        self.digest = Some(Sha256::new());
+        self
     }
 
     /// Appends. Blocks on the disk for a chunk's write if `would_block` says so, never for a sync.
     /// # Errors
     /// `Reserve`, `NotDurable`.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
-        self.digest.update(bytes);
+        if let Some(digest) = &mut self.digest {
+            digest.update(bytes);
+        }
         let mut rest = bytes;
         while !rest.is_empty() {
             let Some(buffer) = &mut self.chunks.buffer else { break };
@@ -292,6 +302,26 @@ impl ContentWriter {
             }
         }
         Ok(())
+    }
+
+    /// Where the next bytes may be put, instead of `write`; never empty. `wrote` says how many were.
+    pub fn space(&mut self) -> &mut [u8] {
+        self.chunks.buffer.as_mut().map_or(&mut [], Buffer::spare_mut)
+    }
+
+    /// So many bytes, at most its length, were put into `space`. Blocks as `write` does.
+    /// # Errors
+    /// `Reserve`, `NotDurable`.
+    pub fn wrote(&mut self, bytes: usize) -> Result<(), SpoolError> {
+        let Some(buffer) = &mut self.chunks.buffer else { return Ok(()) };
+        let before = buffer.len();
+        buffer.set_len(before + bytes);
+        let after = buffer.len();
+        if let Some(digest) = &mut self.digest {
+            digest.update(&buffer.bytes()[before..]);
+        }
+        self.chunks.size += (after - before) as u64;
+        if buffer.room() == 0 { self.chunks.flush() } else { Ok(()) }
     }
 
     /// Whether so many more bytes fill a chunk, which is written to the disk then.
@@ -321,7 +351,7 @@ impl ContentWriter {
             Some(buffer) if size <= INLINE_BYTES_MAX as u64 => Place::Inline(Bytes::copy_from_slice(&buffer.bytes()[CHUNK_HEADER..])),
             _ => Place::Chunks { chunks, synced: false },
         };
-        StreamedContent { place, size, sha256: digest.finalize().into() }
+        StreamedContent { place, size, sha256: digest.map(|digest| digest.finalize().into()) }
     }
 }
 
@@ -391,7 +421,7 @@ fn chunk_is_good(chunk: &[u8], generation: u64, offset: u64, length: usize) -> b
 pub struct StreamedContent {
     place: Place,
     size: u64,
-    sha256: [u8; 32],
+    sha256: Option<[u8; 32]>,
 }
 
 #[derive(Debug)]
@@ -401,9 +431,9 @@ enum Place {
 }
 
 impl StreamedContent {
-    /// SHA-256 of the content.
+    /// SHA-256 of the content, if its writer was `digesting`.
     #[must_use]
-    pub fn sha256(&self) -> [u8; 32] {
+    pub fn sha256(&self) -> Option<[u8; 32]> {
         self.sha256
     }
 
@@ -491,8 +521,7 @@ impl Inner {
     pub(crate) fn stage_content(self: &Arc<Self>, content: Content) -> Result<StreamedContent, SpoolError> {
         let mut streamed = match content {
             Content::Whole(bytes) if bytes.len() <= INLINE_BYTES_MAX => {
-                let sha256 = Sha256::digest(&bytes).into();
-                return Ok(StreamedContent { size: bytes.len() as u64, place: Place::Inline(bytes), sha256 });
+                return Ok(StreamedContent { size: bytes.len() as u64, place: Place::Inline(bytes), sha256: None });
             }
             Content::Whole(bytes) => {
                 let mut writer = ContentWriter::new(Arc::clone(self))?;
@@ -522,11 +551,11 @@ impl Inner {
     }
 
     pub(crate) fn settle_content(self: &Arc<Self>, content: Content) -> Result<Settled, SpoolError> {
-        let StreamedContent { place, size, sha256 } = self.stage_content(content)?;
+        let StreamedContent { place, size, .. } = self.stage_content(content)?;
         Ok(match place {
-            Place::Inline(bytes) => Settled { inline: Some(bytes), extents: Vec::new(), size, sha256, hold: None },
+            Place::Inline(bytes) => Settled { inline: Some(bytes), extents: Vec::new(), size, hold: None },
             Place::Chunks { mut chunks, .. } => {
-                Settled { inline: None, extents: std::mem::take(&mut chunks.extents), size, sha256, hold: Some(chunks.hold.clone()) }
+                Settled { inline: None, extents: std::mem::take(&mut chunks.extents), size, hold: Some(chunks.hold.clone()) }
             }
         })
     }

@@ -13,7 +13,7 @@
 use crate::config::{LaneRule, SpoolSettings};
 use crate::event::{Event, Events};
 use crate::ids::{DestinationId, EnvelopeId, MessageId};
-use crate::keys::{Key, Keys};
+use crate::keys::Keys;
 use crate::limits;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -82,7 +82,7 @@ impl Receipt {
 /// A message on its way into the spool.
 #[derive(Debug)]
 pub struct Draft {
-    /// What is known of it. `Key::Sha256` is added by the spool.
+    /// What is known of it. `Key::Sha256` is there only if the content is to be compared with later ones (`receipt_of_copy`).
     pub keys: Keys,
     /// Its bytes.
     pub content: Content,
@@ -259,9 +259,7 @@ impl Inner {
         if draft.addressees.is_empty() || draft.addressees.len() > limits::FAN_OUT_MAX {
             return Err(SpoolError::Limit(format!("a message needs 1 to {} addressees, not {}", limits::FAN_OUT_MAX, draft.addressees.len())));
         }
-        let mut keys = draft.keys;
         let content = self.settle_content(draft.content)?;
-        keys.set(Key::Sha256, &content.sha256);
         let marks = |stat| Marks { stat, replay: false };
         let seat = |(i, a): (usize, &Addressee)| Seat { delta: i as u16 + 1, destination: a.destination, lane: a.lane, marks: marks(a.stat) };
         let message = Message {
@@ -270,7 +268,7 @@ impl Inner {
             size: content.size,
             copy: 0,
             from: 0,
-            keys: Arc::new(keys),
+            keys: Arc::new(draft.keys),
             seats: draft.addressees.iter().enumerate().map(seat).collect(),
             extents: content.extents,
             inline_at: None,

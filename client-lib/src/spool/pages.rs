@@ -115,6 +115,12 @@ impl Buffer {
         later
     }
 
+    /// What is left of it.
+    pub(crate) fn spare_mut(&mut self) -> &mut [u8] {
+        let length = self.length;
+        self.pages.as_mut().map_or(&mut [], |pages| &mut pages.bytes_mut()[length..])
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         self.pages.as_ref().map_or(&[], |pages| &pages.bytes()[..self.length])
     }

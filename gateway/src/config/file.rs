@@ -73,7 +73,7 @@ const LISTENER: Shape = Shape {
             "duplicates",
             Kind::Choice(&["deliver", "same-content"]),
             Default::Value("deliver"),
-            "whether a second copy (same control id or instance, content and destinations) is delivered again, or only answered",
+            "whether a second copy (same control id or instance, content and destinations) is delivered again, or only answered; the SHA-256 that this takes of everything costs processor time",
         ),
         field("max_message", Kind::Size("1 KiB", "1 GiB"), Default::Value("64 MiB"), "mllp: the largest message"),
         field(

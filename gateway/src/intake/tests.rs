@@ -157,6 +157,11 @@ async fn copies_are_delivered_unless_the_listener_says_otherwise() {
     let again = stage.send(&stage.listener, "1", "ADT^A01", "MSH|one").await.unwrap();
     assert_ne!(first.message(), again.message());
     assert_eq!(stage.waiting(), [2, 0]);
+    let envelope = stage.committer.spool().take(stage.ids[0]).unwrap().unwrap();
+    assert_eq!(envelope.keys.get(Key::Sha256), None, "nobody compares it, so nobody pays for it");
+    let mut writer = stage.intake.content_writer(&stage.listener).unwrap();
+    writer.write(b"x").unwrap();
+    assert_eq!(writer.finish().sha256(), None);
 }
 
 #[tokio::test]
@@ -168,7 +173,7 @@ async fn a_streamed_copy_is_known_too() {
         keys.set(Key::Listener, b"in");
         keys.set(Key::ControlId, b"1");
         keys.set(Key::MessageType, b"ADT^A01");
-        let mut writer = stage.intake.content_writer().unwrap();
+        let mut writer = stage.intake.content_writer(&stage.listener).unwrap();
         writer.write(&[b'x'; 300_000]).unwrap();
         let addressees = stage.intake.route(&keys, Protocol::Mllp).unwrap();
         let content = Content::Streamed(writer.finish());
@@ -188,7 +193,7 @@ async fn after_a_stop_nothing_new_comes_in() {
     let addressees = stage.intake.route(&keys, Protocol::Mllp).unwrap();
     stage.intake.stop();
     assert_eq!(stage.intake.admit(), Err(Refusal::Stopping));
-    assert_eq!(stage.intake.content_writer().err(), Some(Refusal::Stopping));
+    assert_eq!(stage.intake.content_writer(&stage.listener).err(), Some(Refusal::Stopping));
     let whole = stage.intake.commit(&stage.listener, keys, Content::Whole(Bytes::from_static(b"x")), addressees).await;
     assert!(whole.is_ok(), "what came in whole before the stop is still taken");
 }

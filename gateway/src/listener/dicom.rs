@@ -106,6 +106,8 @@ struct Answer {
 /// What ended a wait.
 enum Wake {
     Read(usize),
+    /// Bytes of the object were read straight into its chunk.
+    Straight(usize),
     /// The commit of this answer ended.
     Committed(usize, Result<Receipt, Refusal>),
     Timer,
@@ -189,6 +191,10 @@ impl<'w, W: Wire> Conversation<'w, W> {
                 Err(_) if self.agreed.is_none() || self.association.over() => return Ok(()),
                 Err(error) => return Err(End::Wire(error)),
                 Ok(Wake::Read(_)) => self.wire.received(),
+                Ok(Wake::Straight(bytes)) => {
+                    self.wire.received();
+                    self.passed(bytes);
+                }
                 Ok(Wake::Committed(place, result)) => self.committed(place, result),
                 Ok(Wake::Timer) => {
                     if let Err(end) = self.time(timer.deadline()) {
@@ -218,13 +224,26 @@ impl<'w, W: Wire> Conversation<'w, W> {
             }
             Poll::Pending
         });
+        let (wire, association, object) = (&mut *self.wire, &mut self.association, &mut self.object);
+        let read = async move {
+            let straight = association.straight().zip(object.as_mut());
+            match straight.and_then(|((context, most), object)| object.space(context, most)) {
+                Some(space) => Ok::<_, io::Error>(match wire.read(space).await? {
+                    0 => Wake::Read(0),
+                    bytes => Wake::Straight(bytes),
+                }),
+                None => Ok(Wake::Read(wire.read_buf(association.space()).await?)),
+            }
+        };
         tokio::select! {
             biased;
             (place, result) = committed => Ok(Wake::Committed(place, result)),
-            read = self.wire.read_buf(self.association.space()), if reading => {
+            read = read, if reading => {
                 let read = read?;
-                self.heard(read);
-                Ok(Wake::Read(read))
+                if let Wake::Read(bytes) | Wake::Straight(bytes) = read {
+                    self.heard(bytes);
+                }
+                Ok(read)
             }
             () = timer.as_mut() => Ok(Wake::Timer),
             () = stopped.as_mut(), if !self.stopping => Ok(Wake::Stop),
@@ -410,6 +429,17 @@ impl<'w, W: Wire> Conversation<'w, W> {
             self.command(fragment.context, command.map_err(|error| End::Fault(error.to_string()))?)?;
         }
         Ok(())
+    }
+
+    /// Bytes of the object are in its chunk.
+    fn passed(&mut self, bytes: usize) {
+        let last = self.association.passed(bytes);
+        if let Some(object) = &mut self.object {
+            object.passed(bytes, &self.intake, &self.listener);
+        }
+        if last && let Some(object) = self.object.take() {
+            self.whole(object);
+        }
     }
 
     fn command(&mut self, context: u8, command: Command) -> Result<(), End> {

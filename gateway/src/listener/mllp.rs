@@ -335,8 +335,8 @@ impl Conversation {
     }
 
     async fn take_part(&mut self, part: Bytes) {
-        let intake = &self.intake;
-        let large = self.large.get_or_insert_with(|| match intake.content_writer() {
+        let (intake, listener) = (&self.intake, &self.listener);
+        let large = self.large.get_or_insert_with(|| match intake.content_writer(listener) {
             Ok(writer) => Large { writer: Some(writer), ..Large::default() },
             Err(refusal) => Large { refusal: Some(refusal), ..Large::default() },
         });

@@ -78,7 +78,7 @@ impl Object {
         if !data_set {
             return refused(status::CANNOT_UNDERSTAND, 0x0800, "a C-STORE needs a data set");
         }
-        let writer = match intake.content_writer() {
+        let writer = match intake.content_writer(listener) {
             Ok(writer) => writer,
             Err(refusal) => {
                 intake.refused(listener, refusal);
@@ -125,6 +125,24 @@ impl Object {
         }
     }
 
+    /// Where the next bytes of the data set may be put, instead of `write`: at most so many. `None` while the head is being read, and for what is refused.
+    pub(super) fn space(&mut self, context: u8, most: usize) -> Option<&mut [u8]> {
+        let taking = self.taking.as_mut().filter(|taking| !taking.reading && context == self.context)?;
+        let space = taking.writer.space();
+        let most = most.min(space.len());
+        Some(&mut space[..most]).filter(|space| !space.is_empty())
+    }
+
+    /// So many bytes were put there.
+    pub(super) fn passed(&mut self, bytes: usize, intake: &Intake, listener: &Arc<Listener>) {
+        let Some(taking) = &mut self.taking else { return };
+        if let Err(refusal) = taking.passed(bytes) {
+            intake.refused(listener, refusal);
+            refuse(&mut self.response, refusal);
+            self.taking = None;
+        }
+    }
+
     /// The data set is whole.
     pub(super) fn finish(self, intake: &Intake, listener: &Arc<Listener>) -> Whole {
         let Object { mut response, taking, .. } = self;
@@ -164,6 +182,13 @@ impl Taking {
         self.bytes += bytes.len() as u64;
         let blocks = self.writer.would_block(bytes.len());
         let written = if blocks { in_place::run(|| self.writer.write(bytes)) } else { self.writer.write(bytes) };
+        written.map_err(|error| crate::intake::refusal(&error))
+    }
+
+    fn passed(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.bytes += bytes as u64;
+        let blocks = self.writer.would_block(bytes);
+        let written = if blocks { in_place::run(|| self.writer.wrote(bytes)) } else { self.writer.wrote(bytes) };
         written.map_err(|error| crate::intake::refusal(&error))
     }
 }
