@@ -31,14 +31,16 @@ use crate::limits::POOL_KNOWN;
 use crate::spool::{Filter, Planned, Settlement, Spool, SpoolError, State, UnixMillis};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
+mod drivers;
 mod wishes;
 
+pub use drivers::Drivers;
 pub use wishes::Probed;
 
 /// How often the watchdog looks.
@@ -83,6 +85,8 @@ struct Shared {
     events: Events,
     core: Mutex<Core>,
     wake: Arc<Notify>,
+    /// The spool had nothing at the last take: what comes now is to be told. Else it is taken when there is room, untold.
+    listens: Arc<AtomicBool>,
     /// DNS answered differently.
     renamed: Arc<Notify>,
     /// Synced settlements that became durable since the loop last looked.
@@ -130,6 +134,7 @@ impl Driver {
             events,
             core: Mutex::new(Core { engine, courier, generation: 0, jobs: Vec::new() }),
             wake: Arc::new(Notify::new()),
+            listens: Arc::new(AtomicBool::new(true)),
             renamed: Arc::new(Notify::new()),
             durable: Arc::new(AtomicU64::new(0)),
             cut: AtomicBool::new(false),
@@ -483,8 +488,11 @@ impl Shared {
             core.engine.kicked();
         }
         while taking.rest_until.is_none() && core.engine.wants(now().at) {
+            // Before the take: what comes right after it is heard of.
+            self.listens.store(true, Ordering::Release);
             match self.spool.take_of(self.id, core.engine.wanted()) {
                 Ok(Some(envelope)) => {
+                    self.listens.store(false, Ordering::Release);
                     taking.failed = 0;
                     taking.taken += 1;
                     core.engine.offer(envelope, now());
@@ -667,7 +675,11 @@ async fn deliver(shared: Arc<Shared>, stop: Stop) {
                     shared.finish(errand, ended);
                 }
             }
-            () = shared.wake.notified() => shared.core().engine.kicked(),
+            () = shared.wake.notified() => {
+                // Heard. If nothing can be sent now, there is no need to hear of the next one.
+                shared.listens.store(false, Ordering::Release);
+                shared.core().engine.kicked();
+            }
             () = shared.renamed.notified() => shared.regroup(),
             () = sleep_until(next) => {}
             () = &mut stopped, if !stopping => {}
@@ -745,33 +757,6 @@ fn panic_text(broken: tokio::task::JoinError) -> String {
 fn now() -> Moment {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Moment { at: Instant::now().into_std(), wall: UnixMillis::try_from(wall.as_millis()).unwrap_or(UnixMillis::MAX) }
-}
-
-/// Wakes drivers from the one callback of the spool.
-#[derive(Debug, Clone, Default)]
-pub struct Drivers(Arc<RwLock<HashMap<DestinationId, Arc<Notify>>>>);
-
-impl Drivers {
-    /// Routes `Spool::on_ready` to the drivers in this table. Call once per spool.
-    pub fn attach(&self, spool: &Spool) {
-        let table = Arc::clone(&self.0);
-        spool.on_ready(Box::new(move |id| {
-            if let Some(wake) = table.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
-                wake.notify_one();
-            }
-        }));
-    }
-
-    /// Adds a driver; one of the same destination is replaced.
-    pub fn add(&self, driver: &Driver) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(driver.id(), Arc::clone(&driver.0.wake));
-        driver.kick();
-    }
-
-    /// Takes a driver out.
-    pub fn remove(&self, id: DestinationId) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
-    }
 }
 
 #[cfg(test)]

@@ -199,6 +199,31 @@ async fn the_window_bounds_attempts_and_pause_stops_taking() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_commit_is_heard_of_and_none_that_could_not_be_sent_wakes_anybody() {
+    let bench = Bench::new();
+    let fake = Fake::new(Manner::Good);
+    let driver = bench.drive(there(), &fake);
+    // One at a time, so that the driver falls asleep between many of them: a wake that is lost shows as a message that stays.
+    for count in 1..=200 {
+        bench.commit(1).await;
+        if count % 3 == 0 {
+            bench.until("the message just committed", || fake.delivered().len() == count).await;
+        }
+    }
+    bench.until("all of them", || fake.delivered().len() == 200).await;
+    let listens = || driver.0.listens.load(Ordering::Acquire);
+    bench.until("it found nothing more", listens).await;
+    driver.pause();
+    bench.commit(1).await;
+    bench.until("it has heard that something waits", || !listens()).await;
+    bench.commit(20).await;
+    assert!(!listens(), "it need not hear of the others");
+    driver.resume();
+    bench.until("the rest", || fake.delivered().len() == 221).await;
+    bench.until("it found nothing more", listens).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_starts_paused_delivers_nothing_before_it_is_resumed() {
     let bench = Bench::new();
     let fake = Fake::new(Manner::Good);
