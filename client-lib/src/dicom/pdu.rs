@@ -9,7 +9,9 @@
 //!
 //! Errors: `PduError`, with the reason an A-ABORT gives for it (9.3.8).
 
-use crate::limits::{ASSOCIATE_BYTES_MAX, ASSOCIATE_ITEMS_MAX, DICOM_READ_BYTES, DICOM_READ_BYTES_IDLE, PDU_BYTES_SENT_MAX, SMALL_PDU_BYTES_MAX, STRAIGHT_BYTES_MIN};
+use crate::limits::{
+    ASSOCIATE_BYTES_MAX, ASSOCIATE_ITEMS_MAX, DICOM_READ_BYTES, DICOM_READ_BYTES_IDLE, PDU_BYTES_SENT_MAX, SMALL_PDU_BYTES_MAX, STRAIGHT_BYTES_MIN,
+};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub use dicom_ul::pdu::{
     AssociationAC, AssociationRQ, PresentationContextProposed, PresentationContextResult, PresentationContextResultReason, RequestorRoles,

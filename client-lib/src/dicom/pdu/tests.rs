@@ -84,7 +84,8 @@ fn lengths_are_believed_only_up_to_their_caps() {
 #[test]
 fn large_pieces_of_a_data_set_may_be_read_past_it() {
     let large = [7; STRAIGHT_BYTES_MIN];
-    let bytes = [pdata(&[(1, 3, b"command")]), pdata(&[(1, 0, &large)]), pdata(&[(1, 0, &large), (1, 2, b"the end")]), pdata(&[(3, 3, &large)])].concat();
+    let bytes =
+        [pdata(&[(1, 3, b"command")]), pdata(&[(1, 0, &large)]), pdata(&[(1, 0, &large), (1, 2, b"the end")]), pdata(&[(3, 3, &large)])].concat();
     let (mut decoder, mut rest, mut straight, mut values) = (Decoder::new(0), &bytes[..], 0, Vec::new());
     let mut value = Vec::new();
     while !rest.is_empty() {
@@ -222,8 +223,7 @@ fn data_is_cut_to_what_the_peer_takes() {
 
 fn sample() -> AssociationRQ {
     let contexts = [("1.2.840.10008.5.1.4.1.1.2", uid::EXPLICIT_LE), ("1.3.4", "1.2.840.10008.1.2.4.50")];
-    let contexts =
-        contexts.iter().map(|(class, syntax)| ((*class).to_owned(), vec![(*syntax).to_owned(), uid::IMPLICIT_LE.to_owned()])).collect();
+    let contexts = contexts.iter().map(|(class, syntax)| ((*class).to_owned(), vec![(*syntax).to_owned(), uid::IMPLICIT_LE.to_owned()])).collect();
     let proposal = crate::dicom::negotiate::Proposal { calling_ae: "A".into(), called_ae: "B".into(), contexts, max_pdu: 16384, window: 4 };
     let mut rq = crate::dicom::negotiate::propose(&proposal).unwrap();
     let roles = RequestorRoles { scu: true, scp: false };
