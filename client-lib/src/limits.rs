@@ -332,3 +332,7 @@ pub const OUTAGES_KEPT: usize = 64;
 
 /// How long an outage is remembered and counts among the worst.
 pub const OUTAGES_KEPT_FOR: Duration = Duration::from_secs(30 * 86_400);
+
+/// Segment files of a spool that are kept open, beside those being written; each may have a second descriptor. A backlog has thousands, a process of its
+/// host's often 1,024 descriptors in all.
+pub const SPOOL_FILES_OPEN_MAX: usize = 64;

@@ -341,8 +341,8 @@ enum everpost_code everpost_config_add_endpoint(struct everpost_config *config,
                                                 struct everpost_error **error);
 
 /**
- * Sets one key to a TOML value: "\"30s\"" with its quotes, "4", "{ probe = \"tcp\" }". `table` is "" for the top, "client", "spool", the name of a
- * destination, or "DESTINATION/ENDPOINT".
+ * Sets one key to a TOML value: "\"30s\"" with its quotes, "4", "{ probe = \"tcp\" }". `table` is "" for the top, "client", "spool", "names", the
+ * name of a destination, or "DESTINATION/ENDPOINT".
  *
  * # Safety
  * The strings are NULL or end with a zero byte; `error` is NULL or writable.
@@ -484,9 +484,11 @@ enum everpost_code everpost_object_write(struct everpost_object *object, const v
 enum everpost_code everpost_object_finish(struct everpost_object *object, uint64_t *id, struct everpost_error **error);
 
 /**
- * Gives an object up. The handle is gone afterwards. NULL, and what was ended before, is left alone.
+ * Gives an object up. The handle is gone afterwards. NULL is left alone.
+ *
+ * Returns EVERPOST_HANDLE if it was ended before. Any thread.
  */
-void everpost_object_abort(struct everpost_object *object);
+enum everpost_code everpost_object_abort(struct everpost_object *object);
 
 /**
  * Sends an HL7 message and waits for the answer of the first endpoint that takes it, failing over meanwhile. Nothing is kept.

@@ -1,7 +1,7 @@
 //! Settings: from a file, from a string, by setters; and where events go.
 //! Errors: `EVERPOST_CONFIGURATION`, `EVERPOST_ARGUMENT`, `EVERPOST_HANDLE`.
 
-use crate::boundary::{Fault, boundary, out, quiet, text};
+use crate::boundary::{Fault, boundary, keep_silent, out, quiet, text};
 use crate::code::everpost_code;
 use crate::code::everpost_code::EVERPOST_VERSION;
 use crate::handle::{find, give, take};
@@ -45,7 +45,7 @@ fn change(config: *mut everpost_config, change: impl FnOnce(&mut Wanted) -> Resu
     let mut guard = config.0.lock().unwrap_or_else(PoisonError::into_inner);
     let wanted: &mut Wanted = &mut guard;
     // Reading TOML takes more stack than some threads have.
-    with_room(|| change(wanted))
+    with_room(|| change(wanted))?
 }
 
 /// Makes an empty configuration. Free it with everpost_config_free; it may be freed once the client is open.
@@ -59,6 +59,7 @@ pub unsafe extern "C" fn everpost_config_new(config: *mut *mut everpost_config) 
     // SAFETY: no error object is asked for; the rest is the caller's promise.
     unsafe {
         boundary(null_mut(), || {
+            keep_silent();
             *out(config, null_mut(), "config")? = give(Config::default());
             Ok(())
         })
@@ -181,8 +182,8 @@ pub unsafe extern "C" fn everpost_config_add_endpoint(
     }
 }
 
-/// Sets one key to a TOML value: "\"30s\"" with its quotes, "4", "{ probe = \"tcp\" }". `table` is "" for the top, "client", "spool", the name of a
-/// destination, or "DESTINATION/ENDPOINT".
+/// Sets one key to a TOML value: "\"30s\"" with its quotes, "4", "{ probe = \"tcp\" }". `table` is "" for the top, "client", "spool", "names", the
+/// name of a destination, or "DESTINATION/ENDPOINT".
 ///
 /// # Safety
 /// The strings are NULL or end with a zero byte; `error` is NULL or writable.

@@ -81,9 +81,6 @@ pub unsafe extern "C" fn everpost_open(
             let place = out(client, null_mut(), "client")?;
             let wanted = find::<_, Config>(config, "config")?.wanted();
             check_version(&wanted)?;
-            // This library has its own copy of Rust's runtime: a fault in it is told as EVERPOST_INTERNAL and never on the host's stderr.
-            #[cfg(not(test))]
-            std::panic::set_hook(Box::new(|_| ()));
             *place = give(Client::open_with(&wanted.settings, on_event(&wanted), on_log(&wanted))?);
             Ok(())
         })
@@ -268,10 +265,21 @@ pub unsafe extern "C" fn everpost_object_finish(object: *mut everpost_object, id
     unsafe { submit(id, error, || Ok(take::<_, Upload>(object, "object")?.finish()?)) }
 }
 
-/// Gives an object up. The handle is gone afterwards. NULL, and what was ended before, is left alone.
+/// Gives an object up. The handle is gone afterwards. NULL is left alone.
+///
+/// Returns EVERPOST_HANDLE if it was ended before. Any thread.
 #[unsafe(no_mangle)]
-pub extern "C" fn everpost_object_abort(object: *mut everpost_object) {
-    quiet((), || take::<_, Upload>(object, "object").map(|upload| upload.abort()));
+pub extern "C" fn everpost_object_abort(object: *mut everpost_object) -> everpost_code {
+    if object.is_null() {
+        return everpost_code::EVERPOST_OK;
+    }
+    // SAFETY: no error object is asked for.
+    unsafe {
+        boundary(null_mut(), || {
+            take::<_, Upload>(object, "object")?.abort();
+            Ok(())
+        })
+    }
 }
 
 /// Sends an HL7 message and waits for the answer of the first endpoint that takes it, failing over meanwhile. Nothing is kept.

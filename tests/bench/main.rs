@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first surprise")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "it measures real processes, disks and sockets")]
 
+mod client;
 mod dicom;
 mod gateway;
 mod growth;
@@ -50,6 +51,7 @@ fn main() {
         ("growth", growth::run),
         ("spool", spool::run),
         ("probes", probes::run),
+        ("client", client::run),
     ] {
         if run(name) {
             println!("\n== {name}");

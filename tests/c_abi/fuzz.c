@@ -6,6 +6,9 @@
 #include <string.h>
 
 #define SLOTS 8
+/* Lengths that nothing has: negative numbers, and what is left of them in other types. */
+static const size_t huge[] = {(size_t)-1, (size_t)-4, (size_t)-1 / 2, (size_t)-1 / 2 - 7, (size_t)1 << 62, (size_t)1 << 47, (size_t)1 << 40, (size_t)1 << 36};
+#define HUGE_LENGTHS (sizeof huge / sizeof huge[0])
 static unsigned long long state;
 static unsigned next(unsigned below) {
     state = state * 6364136223846793005ULL + 1442695040888963407ULL;
@@ -44,7 +47,7 @@ int main(int argc, char **argv) {
         const char *text = next(8) ? texts[next(10)] : NULL;
         const char *other = next(8) ? texts[next(10)] : NULL;
         const void *bytes = next(6) ? (const void *)message : NULL;
-        const size_t len = bytes ? (next(20) ? sizeof message - 1 : (size_t)-1 - next(4)) : (next(2) ? 0 : (size_t)-1);
+        const size_t len = bytes ? (next(10) ? sizeof message - 1 : huge[next(HUGE_LENGTHS)]) : (next(2) ? 0 : huge[next(HUGE_LENGTHS)]);
         unsigned long long number;
         uint64_t id = 0, left;
         size_t size;
@@ -66,10 +69,10 @@ int main(int argc, char **argv) {
         case 14: everpost_submit_dicom_file(ANY(clients), text, other, &id, error); break;
         case 15: everpost_object_begin(ANY(clients), next(2) ? "pacs" : text, next(2) ? "1.2.3" : text, "1.2.3.4", "1.2.840.10008.1.2", &objects[s], error); break;
         case 16: case 17: everpost_object_write(ANY(objects), bytes, len, error); break;
-        case 18: everpost_object_finish(ANY(objects), &id, error); break;
+        case 18: everpost_object_finish(ANY(objects), next(4) ? &id : NULL, error); break;
         case 19: everpost_object_abort(ANY(objects)); break;
         case 20: everpost_answer_free(answers[s]); answers[s] = NULL; everpost_send_hl7(ANY(clients), text, bytes, len, next(30), next(3) ? &answers[s] : NULL, error); break;
-        case 21: everpost_send_dicom_file(ANY(clients), text, other, next(30), NULL, error); break;
+        case 21: if (next(2)) everpost_send_dicom(ANY(clients), text, bytes, len, next(30), NULL, error); else everpost_send_dicom_file(ANY(clients), text, other, next(30), NULL, error); break;
         case 22: everpost_echo(ANY(clients), text, next(20), error); break;
         case 23: case 24: everpost_event_free(events[s]); everpost_poll(ANY(clients), next(3), &events[s]); break;
         case 25: everpost_flush(ANY(clients), next(10), &left, error); break;

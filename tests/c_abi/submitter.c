@@ -26,7 +26,18 @@ int main(int argc, char **argv) {
         const pid_t child = fork();
         if (child == 0) {
             const everpost_code told = everpost_flush(client, 0, NULL, NULL);
-            _exit(told == EVERPOST_FORKED && everpost_close(client, 0, NULL) == EVERPOST_FORKED ? 0 : 1);
+            if (told != EVERPOST_FORKED || everpost_close(client, 0, NULL) != EVERPOST_FORKED) _exit(1);
+            /* One of its own, in another folder, is as good as any. */
+            char folder[4096];
+            everpost_client *own = NULL;
+            snprintf(folder, sizeof folder, "%s-child", argv[1]);
+            if (everpost_config_new(&config) || everpost_config_set_data_dir(config, folder, NULL) ||
+                everpost_config_set(config, "spool", "reserve", "\"1 MiB\"", NULL) || everpost_config_add_destination(config, "ris", "mllp", NULL) ||
+                everpost_config_add_endpoint(config, "ris", "a", "127.0.0.1:1", NULL, NULL) || everpost_open(config, &own, NULL)) _exit(2);
+            static const char message[] = "MSH|^~\\&|K|A|R|B|20260101||ADT^A08|CHILD|P|2.5\r";
+            uint64_t id = 0;
+            if (everpost_submit_hl7(own, "ris", message, sizeof message - 1, &id, NULL) || id == 0) _exit(3);
+            _exit(everpost_close(own, 0, &left) == EVERPOST_OK && left == 1 ? 0 : 4);
         }
         int status = 1;
         waitpid(child, &status, 0);

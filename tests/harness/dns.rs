@@ -7,9 +7,13 @@ use crate::pki::Identity;
 use crate::process::{Process, run_any};
 use crate::world::{World, port, until};
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// The zone.
 pub const ZONE: &str = "everpost.test";
@@ -131,5 +135,54 @@ impl Dns {
         let (status, out, err) = run_any(&mut command, 60);
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         assert!(status.success(), "nsupdate failed: {out}{err}\n{text}\n{log}");
+    }
+}
+
+/// Passes questions on to a server, from an address that other networks reach. Not a server: what that one does not answer stays unanswered.
+pub struct Relay {
+    at: SocketAddr,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Relay {
+    /// Starts it.
+    #[must_use]
+    #[track_caller]
+    pub fn start(at: SocketAddr, to: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(at).expect("an address of this machine");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+        let ended = Arc::new(AtomicBool::new(false));
+        let over = ended.clone();
+        let thread = std::thread::spawn(move || {
+            let (mut question, mut answer) = ([0; 1500], [0; 4096]);
+            while !over.load(Ordering::SeqCst) {
+                let Ok((size, from)) = socket.recv_from(&mut question) else { continue };
+                let onward = UdpSocket::bind("127.0.0.1:0").and_then(|onward| {
+                    onward.set_read_timeout(Some(Duration::from_millis(500)))?;
+                    onward.send_to(&question[..size], to)?;
+                    onward.recv(&mut answer)
+                });
+                if let Ok(size) = onward {
+                    let _ = socket.send_to(&answer[..size], from);
+                }
+            }
+        });
+        Self { at, ended, thread: Some(thread) }
+    }
+
+    /// Where it is asked.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.at
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }

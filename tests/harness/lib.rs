@@ -24,7 +24,7 @@ pub mod synthetic;
 pub mod world;
 
 pub use gateway::Gateway;
-pub use world::{World, not_run, until};
+pub use world::{World, get, not_run, until};
 
 /// SHA-256 as hexadecimal text.
 #[must_use]

@@ -51,6 +51,18 @@ impl LoopFs {
         run(Command::new(sbin("xfs_io")).args(["-x", "-c", "shutdown"]).arg(&self.at), 30);
     }
 
+    /// The device fails under it: from now on nothing can be written, and what was written stays.
+    #[track_caller]
+    pub fn fail(&self) {
+        use std::os::fd::AsRawFd;
+        let folder = std::fs::File::open(&self.at).expect("the mounted folder");
+        // EXT4_IOC_SHUTDOWN, which XFS has too; the flag flushes data and log before.
+        let (request, flags) = (0x8004_587d_u64, 0u32);
+        // SAFETY: the descriptor is open; the call reads four bytes that are there.
+        let result = unsafe { libc::ioctl(folder.as_raw_fd(), request, &raw const flags) };
+        assert_eq!(result, 0, "failing the file system: {}", std::io::Error::last_os_error());
+    }
+
     /// Mounts it again (after the power came back). Nothing may have it open.
     #[track_caller]
     pub fn mount_again(&self) {

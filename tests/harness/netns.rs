@@ -104,3 +104,81 @@ impl Drop for Netns {
         debug_assert!(self.number > 0);
     }
 }
+
+/// A machine that is in one network or another, or in none: a namespace with two links to this machine, of which one at a time has an address.
+pub struct Workstation {
+    inside: Netns,
+    second: String,
+    network: String,
+    base: String,
+    now: Option<usize>,
+}
+
+impl Workstation {
+    /// In no network yet. `None`: not allowed here, and the test has been noted.
+    #[must_use]
+    #[track_caller]
+    pub fn new(world: &World) -> Option<Self> {
+        let inside = Netns::new(world)?;
+        inside.cut();
+        let base = inside.near.rsplit_once('.').expect("an address").0.replacen("198.18", "198.19", 1);
+        let this = Self { second: format!("{}b", inside.link), network: format!("{base}.{}", inside.number), base, inside, now: None };
+        let peer = format!("{}p", this.second);
+        this.inside.ip(&["link", "add", &this.second, "type", "veth", "peer", "name", &peer]);
+        this.inside.ip(&["link", "set", &peer, "netns", this.name()]);
+        this.inside.ip(&["link", "set", &this.second, "up"]);
+        this.inside.ip(&["addr", "add", &format!("{}/32", this.network), "dev", "lo"]);
+        for way in 0..2 {
+            let (link, near, _) = this.way(way);
+            this.inside.ip(&["addr", "add", &format!("{near}/30"), "dev", &link]);
+        }
+        Some(this)
+    }
+
+    /// The link on this side, and the addresses of both.
+    fn way(&self, way: usize) -> (String, String, String) {
+        let link = if way == 0 { self.inside.link.clone() } else { self.second.clone() };
+        let first = 128 + usize::from(self.inside.number) % 16 * 8 + way * 4;
+        (link, format!("{}.{}", self.base, first + 1), format!("{}.{}", self.base, first + 2))
+    }
+
+    /// The namespace's name, for `command`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.inside.name()
+    }
+
+    /// An address of this machine that can be reached from both networks.
+    #[must_use]
+    pub fn network(&self) -> std::net::IpAddr {
+        self.network.parse().expect("an address")
+    }
+
+    /// Leaves every network: no address, no route.
+    #[track_caller]
+    pub fn leave(&mut self) {
+        if let Some(way) = self.now.take() {
+            let (link, _, far) = self.way(way);
+            self.inside.ip(&["-n", self.name(), "addr", "del", &format!("{far}/30"), "dev", &format!("{link}p")]);
+            self.inside.ip(&["-n", self.name(), "link", "set", &format!("{link}p"), "down"]);
+        }
+    }
+
+    /// Joins the first or the second network, with an address of its own there.
+    #[track_caller]
+    pub fn join(&mut self, way: usize) {
+        self.leave();
+        let (link, near, far) = self.way(way);
+        self.inside.ip(&["-n", self.name(), "link", "set", &format!("{link}p"), "up"]);
+        self.inside.ip(&["-n", self.name(), "addr", "add", &format!("{far}/30"), "dev", &format!("{link}p")]);
+        self.inside.ip(&["-n", self.name(), "route", "replace", "default", "via", &near]);
+        self.now = Some(way);
+    }
+}
+
+impl Drop for Workstation {
+    fn drop(&mut self) {
+        let _ = run_any(Command::new(sbin("ip")).args(["addr", "del", &format!("{}/32", self.network), "dev", "lo"]), 30);
+        let _ = run_any(Command::new(sbin("ip")).args(["link", "del", &self.second]), 30);
+    }
+}

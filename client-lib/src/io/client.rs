@@ -34,6 +34,31 @@
 //! # Ok::<(), everpost_client::io::client::ClientError>(())
 //! ```
 //!
+//! A DICOM object comes from a file, from memory, or is written while it is made:
+//!
+//! ```no_run
+//! # use everpost_client::io::client::{Client, ClientError};
+//! # fn stream(client: &Client, frames: impl Iterator<Item = Vec<u8>>) -> Result<(), ClientError> {
+//! let object = client.begin("pacs", "1.2.840.10008.5.1.4.1.1.7.2", "2.25.4711", "1.2.840.10008.1.2.1")?;
+//! for frame in frames {
+//!     object.write(&frame)?;
+//! }
+//! let id = object.finish()?; // durable
+//! # Ok(()) }
+//! ```
+//!
+//! | | `submit`, `begin` .. `finish` | `send` |
+//! |---|---|---|
+//! | returns | when the message is durable on this machine's disk, with an id | when a receiver has answered, with the answer |
+//! | waits for | one sync of the disk, never the network | the network, at most its time |
+//! | receiver away | delivered later, also after a restart of the program | `NotSent` (safe to try elsewhere) or `Unanswered` (it may have arrived) |
+//! | order | kept, as `ordering` says | the caller's business |
+//! | outcome | a report with the id; `outcome` asks again later | the result |
+//!
+//! What was submitted survives: a crash or `kill -9` of the program and a power loss (delivered after the next `open`, in order; what was in flight or
+//! settled in the last 10 ms may arrive twice); a full or broken disk (`Full`, `Storage`: nothing new is taken, delivery goes on); every endpoint or DNS
+//! away, and addresses that change (it waits). Reports are read by `poll`, by `poll` when `event_fd` is readable, or come to a callback (`open_with`).
+//!
 //! The life of a submitted message: `submit` -> durable, an id -> attempts on one endpoint after the other -> delivered, dead letter or held -> report.
 //! Rules:
 //! - `submit` waits for the disk (one sync), never for the network; `send` waits for the network, never longer than its time, and keeps nothing.
@@ -70,6 +95,7 @@ use crate::io::dicom_link::DicomCourier;
 use crate::io::dicom_send::read_file_head;
 use crate::io::disk::Directory;
 use crate::io::driver::{Driver, Drivers};
+use crate::io::in_place;
 use crate::io::mllp_link::MllpCourier;
 use crate::io::resolve::Resolver;
 use crate::io::stop::{Stop, Stopper};
@@ -91,14 +117,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use upload::Slot;
 
-pub(crate) use stack::with_room as roomy;
-
 /// Runs work here, or, if this thread has little stack left, on a thread that has enough.
-pub fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    roomy(work)
+/// # Errors
+/// `Limit` if there is none to be had.
+pub fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, ClientError> {
+    stack::with_room(work).map_err(no_thread)
 }
 
 /// What stands where the gateway has a listener's name.
@@ -131,6 +157,8 @@ struct Running {
     /// Ends the look-ups of names.
     looking: Stopper,
     uploads: Mutex<Vec<Weak<Slot>>>,
+    /// Turns true when calls that wait for the network must end.
+    over: watch::Sender<bool>,
     /// Ends the network's thread.
     thread: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
@@ -192,6 +220,7 @@ impl Client {
             }
             Ok(client)
         })
+        .map_err(no_thread)?
     }
 
     fn call_back(&mut self, mut call: OnReport, mailbox: Arc<Mailbox>, running: Weak<Running>) -> Result<(), ClientError> {
@@ -314,7 +343,13 @@ impl Client {
     pub fn echo(&self, destination: &str, within: Duration) -> Result<Arc<str>, ClientError> {
         let running = self.running()?;
         let way = running.any_way(destination)?;
-        running.wait(async move { echo(&way, deadline(within)).await })?
+        let mut over = running.over.subscribe();
+        running.wait(async move {
+            tokio::select! {
+                found = echo(&way, deadline(within)) => found,
+                _ = over.wait_for(|over| *over) => Err(ClientError::Closed),
+            }
+        })?
     }
 
     /// The oldest report, waiting for one at most so long. `None`: none came.
@@ -347,23 +382,24 @@ impl Client {
 
     /// Waits until everything submitted before has come to an outcome. `Ok`: it has.
     /// # Errors
-    /// `TimedOut`, with how many still wait.
+    /// `TimedOut`, with how many still wait; `Closed`, also while it waits.
     pub fn flush(&self, within: Duration) -> Result<(), ClientError> {
         let running = self.running()?;
         let until = Instant::now() + within.min(FOREVER);
         match self.settle(&running, until, false) {
             0 => Ok(()),
+            _ if self.running().is_err() => Err(ClientError::Closed),
             left => Err(ClientError::TimedOut(left)),
         }
     }
 
-    /// Waits until nothing waits, `until` at most. `flowing`: only for destinations that have an endpoint in service.
+    /// Waits until nothing waits, `until` at most. `flowing`: only for destinations that have an endpoint in service, and also while the client is closed.
     fn settle(&self, running: &Running, until: Instant, flowing: bool) -> u64 {
         let mut seen = 0;
         loop {
             let left: u64 = running.ways.iter().filter(|way| !flowing || way.driver.flows()).map(|way| running.undelivered(way)).sum();
             let wait = until.saturating_duration_since(Instant::now());
-            if left == 0 || wait.is_zero() {
+            if left == 0 || wait.is_zero() || !flowing && self.running().is_err() {
                 return left;
             }
             seen = self.mailbox.outcome_after(seen, wait.min(LOOK));
@@ -403,20 +439,17 @@ impl Client {
             let running = taken.ok_or(ClientError::Closed)?;
             let until = Instant::now() + within.min(FOREVER);
             self.settle(&running, until, true);
-            let ended = running.end(until);
+            let ended = running.end(until, || Arc::strong_count(&running) == 1);
             for mailbox in [Some(&self.mailbox), self.log.as_ref()].into_iter().flatten() {
                 mailbox.close();
             }
             for caller in std::mem::take(&mut *lock(&self.callers)) {
                 drop(caller.join()); // a panic in the host's callback was told when it happened
             }
-            // Calls on other threads end soon; the directory is free when the last one has.
-            let patience = Instant::now() + CLIENT_CLOSE_WAIT;
-            while Arc::strong_count(&running) > 1 && Instant::now() < patience {
-                thread::sleep(Duration::from_millis(1));
-            }
+            // The directory is free when the last call has ended.
             ended
         })
+        .map_err(no_thread)?
     }
 }
 
@@ -473,7 +506,7 @@ impl Running {
         };
         let thread = thread::Builder::new().name("everpost-net".to_owned()).spawn(run).map_err(no_thread)?;
         let thread = Mutex::new(Some((end, thread)));
-        Ok(Running { name: data_dir.display().to_string(), committer, network, ways, looking, uploads: Mutex::default(), thread })
+        Ok(Running { name: data_dir.display().to_string(), committer, network, ways, looking, uploads: Mutex::default(), over: watch::Sender::new(false), thread })
     }
 
     fn any_way(&self, destination: &str) -> Result<Arc<Way>, ClientError> {
@@ -506,15 +539,17 @@ impl Running {
     }
 
     fn send(&self, way: Arc<Way>, parcel: Parcel, within: Duration) -> Result<Answer, ClientError> {
-        let until = deadline(within);
-        self.wait(async move { send::send(&way, &parcel, until).await })?
+        // The end of an attempt is told within the caller's time too.
+        let until = deadline(within.saturating_sub(send::GRACE.min(within / 10)));
+        let over = self.over.subscribe();
+        self.wait(async move { send::send(&way, &parcel, until, over).await })?
     }
 
     /// Runs a future: on this thread, as that costs one change of threads less, or on the network's.
     fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Result<T, ClientError> {
         if is_roomy() && Handle::try_current().is_err() {
             let _quiet = Quiet::pipe();
-            return Ok(self.network.block_on(future));
+            return Ok(in_place::waiting(|| self.network.block_on(future)));
         }
         let (tell, hear) = std::sync::mpsc::sync_channel(1);
         self.network.spawn(async move {
@@ -560,8 +595,8 @@ impl Running {
         Ok(Report { kind, id: id.0, destination: view.destination, endpoint, text })
     }
 
-    /// Stops delivery and gives the spool back. Attempts in flight end by `until`; what is left is cut.
-    fn end(&self, until: Instant) -> Result<u64, ClientError> {
+    /// Stops delivery and gives the spool back. Attempts in flight end by `until`; what is left is cut. `alone`: no call uses this any more.
+    fn end(&self, until: Instant, alone: impl Fn() -> bool) -> Result<u64, ClientError> {
         for slot in std::mem::take(&mut *lock(&self.uploads)) {
             if let Some(slot) = slot.upgrade() {
                 slot.take();
@@ -590,6 +625,12 @@ impl Running {
             let stopped = tokio::time::timeout(CLIENT_CLOSE_WAIT * 5, committer.stop()).await;
             (left, stopped)
         })?;
+        // Calls on other threads end now; they need the network's thread to see it.
+        self.over.send_replace(true);
+        let patience = Instant::now() + CLIENT_CLOSE_WAIT;
+        while !alone() && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(1));
+        }
         self.looking.stop();
         if let Some((end, thread)) = lock(&self.thread).take() {
             let _ = end.send(()); // the thread may have ended by itself

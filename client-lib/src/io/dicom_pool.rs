@@ -22,6 +22,7 @@ use crate::io::dicom_open::{Fit, Need, Opened};
 use crate::io::dicom_query::Inquiry;
 use crate::io::dicom_scu::{self, Jobs, Progress, Settings};
 use crate::io::http_probe::HttpProbe;
+use crate::io::stream::is_home;
 use crate::limits::{ASSOCIATION_LIMIT_KEPT, ASSOCIATION_TURN};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -79,6 +80,8 @@ struct Link {
     jobs: Jobs,
     cancel: Arc<Notify>,
     peer: SocketAddr,
+    /// The address that it goes out from.
+    local: Option<SocketAddr>,
     in_use: u16,
     window: u16,
     opened_at: Instant,
@@ -247,7 +250,7 @@ impl Seat {
         let pool = &mut *guard;
         let limit = pool.limit(configured);
         pool.reserved.retain(|ae| pool.waiting.contains_key(ae));
-        pool.links.retain(|link| self.dialer.is_current(link.peer));
+        pool.links.retain(|link| self.dialer.is_current(link.peer) && link.local.is_none_or(is_home));
         let uses: Vec<Use> = pool.links.iter().map(|link| pool.judge(link, need, after, pool.places >= limit)).collect();
         let free = uses.iter().enumerate().filter_map(|(index, found)| match found {
             Use::Free(context, convert_to) => Some((pool.links[index].in_use, index, *context, *convert_to)),
@@ -300,6 +303,7 @@ impl Seat {
     pub(crate) fn add(&self, opened: Opened, need: &Need, settings: Settings, place: Place) {
         let settings = Settings { window: opened.agreed.window.min(settings.window).max(1), ..settings };
         let (agreed, proposed, peer) = (opened.agreed.clone(), opened.proposed.clone(), opened.stream.peer());
+        let local = opened.stream.tcp().local_addr().ok();
         let cancel = Arc::new(Notify::new());
         let mut pool = self.pool();
         pool.newest += 1;
@@ -326,6 +330,7 @@ impl Seat {
             jobs,
             cancel,
             peer,
+            local,
             in_use: 0,
             window: settings.window,
             opened_at: Instant::now(),

@@ -1,19 +1,21 @@
 //! Real files behind the spool's storage trait.
 //! Rules: a directory has one owner at a time (an advisory lock that the system drops with the process); `sync` is `fdatasync`; `sync_dir` syncs the
-//! directory itself; blocks are reserved before they are written where the file system can; whole pages pass by the system's memory (`O_DIRECT`) where
+//! directory itself; at most so many files are open at a time (`open_files`); blocks are reserved before they are written where the file system can; whole pages pass by the system's memory (`O_DIRECT`) where
 //! the file system takes that, because a copy there costs more processor time than everything else done to an image.
 //! Errors: the system's, unchanged; a lock that another process has is `WouldBlock` with that process's id as text.
 
+use crate::io::open_files::{Descriptors, Named, OpenFiles};
+use crate::limits::SPOOL_FILES_OPEN_MAX;
 use crate::spool::storage::{File, Storage};
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 const LOCK: &str = "lock";
 
@@ -22,6 +24,7 @@ const LOCK: &str = "lock";
 pub struct Directory {
     path: PathBuf,
     handle: fs::File,
+    files: Arc<OpenFiles>,
     lock: Mutex<Option<fs::File>>,
 }
 
@@ -32,7 +35,8 @@ impl Directory {
     pub fn open(path: &Path) -> io::Result<Arc<dyn Storage>> {
         make(path, &|parent| fs::File::open(parent)?.sync_all())?;
         let handle = fs::File::open(path)?;
-        Ok(Arc::new(Self { path: path.to_owned(), handle, lock: Mutex::new(None) }))
+        let files = OpenFiles::new(path, SPOOL_FILES_OPEN_MAX);
+        Ok(Arc::new(Self { path: path.to_owned(), handle, files, lock: Mutex::new(None) }))
     }
 }
 
@@ -83,8 +87,7 @@ impl Storage for Directory {
     }
 
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).create_new(create).mode(0o600).open(self.path.join(name))?;
-        Ok(Arc::new(DiskFile { file, direct: OnceLock::new(), refused: AtomicBool::new(false) }))
+        Ok(Arc::new(DiskFile { named: self.files.open(name, create)?, refused: AtomicBool::new(false), _files: Arc::clone(&self.files) }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -93,11 +96,11 @@ impl Storage for Directory {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path.join(from), self.path.join(to))
+        self.files.rename(from, to)
     }
 
     fn delete(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.path.join(name))
+        self.files.delete(name)
     }
 
     fn sync_dir(&self) -> io::Result<()> {
@@ -122,45 +125,41 @@ impl Storage for Directory {
 /// One real file.
 #[derive(Debug)]
 struct DiskFile {
-    file: fs::File,
-    /// The same file past the system's memory; `None` where the file system has no such thing.
-    direct: OnceLock<Option<fs::File>>,
-    /// The file system opened it so, but would not write or read so.
+    named: Arc<Named>,
+    /// The file system opened it past the system's memory, but would not write or read so.
     refused: AtomicBool,
+    /// It may be opened again as long as anybody holds it.
+    _files: Arc<OpenFiles>,
 }
 
 impl DiskFile {
-    fn fd(&self) -> RawFd {
-        self.file.as_raw_fd()
-    }
-
     /// The file past the system's memory, opened when it is first needed.
-    fn direct(&self) -> Option<&fs::File> {
+    fn direct<'d>(&self, there: &'d Descriptors) -> Option<&'d fs::File> {
         if self.refused.load(Ordering::Relaxed) {
             return None;
         }
-        self.direct.get_or_init(|| self.open_direct()).as_ref()
-    }
-
-    #[cfg(target_os = "linux")]
-    fn open_direct(&self) -> Option<fs::File> {
-        // Through the open one: its name may have changed since.
-        let path = format!("/proc/self/fd/{}", self.fd());
-        fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).ok()
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn open_direct(&self) -> Option<fs::File> {
-        None
+        there.direct.get_or_init(|| open_direct(&there.file)).as_ref()
     }
 
     /// Starts writing back a range without waiting. Only a hint: the sync that follows tells of errors.
-    fn push(&self, at: u64, len: usize) {
+    fn push(file: &fs::File, at: u64, len: usize) {
         let (Ok(at), Ok(len)) = (offset(at), offset(len as u64)) else { return };
         #[cfg(target_os = "linux")]
         // SAFETY: the descriptor is open for the length of the call, which touches no memory of ours.
-        let _ = unsafe { libc::sync_file_range(self.fd(), at, len, libc::SYNC_FILE_RANGE_WRITE) };
+        let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, libc::SYNC_FILE_RANGE_WRITE) };
     }
+}
+
+#[cfg(target_os = "linux")]
+fn open_direct(file: &fs::File) -> Option<fs::File> {
+    // Through the open one: its name may have changed since.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_direct(_: &fs::File) -> Option<fs::File> {
+    None
 }
 
 /// Reads until the buffer is full or the file ends.
@@ -183,32 +182,35 @@ fn offset(at: u64) -> io::Result<libc::off_t> {
 
 impl File for DiskFile {
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, at)
+        self.named.write(|there| there.file.write_all_at(bytes, at))
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        read_all(&self.file, buffer, at)
+        read_all(&self.named.descriptors()?.file, buffer, at)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.named.sync()
     }
 
     fn write_through(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        if let Some(direct) = self.direct() {
-            match direct.write_all_at(bytes, at) {
-                // Alignment is not to its liking (or a short write left an odd place): the other way does it.
-                Err(cause) if cause.raw_os_error() == Some(libc::EINVAL) => self.refused.store(true, Ordering::Relaxed),
-                written => return written,
+        self.named.write(|there| {
+            if let Some(direct) = self.direct(there) {
+                match direct.write_all_at(bytes, at) {
+                    // Alignment is not to its liking (or a short write left an odd place): the other way does it.
+                    Err(cause) if cause.raw_os_error() == Some(libc::EINVAL) => self.refused.store(true, Ordering::Relaxed),
+                    written => return written,
+                }
             }
-        }
-        self.file.write_all_at(bytes, at)?;
-        self.push(at, bytes.len());
-        Ok(())
+            there.file.write_all_at(bytes, at)?;
+            Self::push(&there.file, at, bytes.len());
+            Ok(())
+        })
     }
 
     fn read_through(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        if let Some(direct) = self.direct() {
+        let there = self.named.descriptors()?;
+        if let Some(direct) = self.direct(&there) {
             match direct.read_at(buffer, at) {
                 Ok(n) if n == buffer.len() => return Ok(n),
                 Err(cause) if cause.raw_os_error() == Some(libc::EINVAL) => self.refused.store(true, Ordering::Relaxed),
@@ -217,25 +219,26 @@ impl File for DiskFile {
                 Ok(_) | Err(_) => {}
             }
         }
-        read_all(&self.file, buffer, at)
+        read_all(&there.file, buffer, at)
     }
 
     fn allocate(&self, size: u64) -> io::Result<()> {
+        let length = offset(size)?;
         // SAFETY: the descriptor is open for the length of the call, which touches no memory of ours.
-        match unsafe { libc::posix_fallocate(self.fd(), 0, offset(size)?) } {
+        self.named.write(|there| match unsafe { libc::posix_fallocate(there.file.as_raw_fd(), 0, length) } {
             0 => Ok(()),
             // Some file systems cannot reserve: then the disk may turn out full at a write.
-            libc::EOPNOTSUPP | libc::EINVAL => self.file.set_len(size),
+            libc::EOPNOTSUPP | libc::EINVAL => there.file.set_len(size),
             code => Err(io::Error::from_raw_os_error(code)),
-        }
+        })
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        self.file.set_len(size)
+        self.named.write(|there| there.file.set_len(size))
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.named.descriptors()?.file.metadata()?.len())
     }
 }
 

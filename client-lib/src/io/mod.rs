@@ -21,6 +21,7 @@ pub mod in_place;
 mod lookup;
 mod mllp_exchange;
 pub mod mllp_link;
+mod open_files;
 mod pools;
 pub mod resolve;
 pub mod stop;

@@ -3,10 +3,12 @@
 //! Errors: those of the system, as `io::Error`.
 
 use crate::limits;
+use bytes::BytesMut;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -37,6 +39,25 @@ macro_rules! wire {
             Wire::Server(wire) => Pin::new(&mut **wire).$method($($argument),*),
         }
     };
+}
+
+/// Reads what comes within a moment, blocking this thread: past the runtime, which would hear of it on another thread and wake this one. `None`: nothing came.
+pub(crate) fn receive_within(tcp: &TcpStream, buffer: &mut BytesMut, within: Duration) -> Option<io::Result<usize>> {
+    let mut wanted = libc::pollfd { fd: tcp.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let millis = libc::c_int::try_from(within.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: one valid entry.
+    if unsafe { libc::poll(&raw mut wanted, 1, millis) } != 1 {
+        return None;
+    }
+    match SockRef::from(tcp).recv(buffer.spare_capacity_mut()) {
+        Ok(count) => {
+            // SAFETY: the system has just filled so many bytes behind the present end.
+            unsafe { buffer.set_len(buffer.len() + count) };
+            Some(Ok(count))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        Err(error) => Some(Err(error)),
+    }
 }
 
 impl Stream {
@@ -114,6 +135,14 @@ pub(crate) fn prepare(tcp: &TcpStream) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd"))]
     let keepalive = keepalive.with_retries(limits::KEEPALIVE_RETRIES);
     SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+}
+
+/// Whether this machine still has an address that a connection goes out from. Where it has not (another network, another lease), nothing gets through on
+/// that connection any more, and for minutes nobody says so.
+pub(crate) fn is_home(mut local: SocketAddr) -> bool {
+    local.set_port(0);
+    // The system's own answer, for every kind of address; a failure of another kind says nothing about it.
+    local.ip().is_loopback() || !UdpSocket::bind(local).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 /// Whether the first bytes from a peer are a TLS record, so that they make no sense on a plain connection.
@@ -218,6 +247,29 @@ mod tests {
         assert!(SockRef::from(kept.tcp()).keepalive().unwrap());
         kept.rearm_quickack();
         assert!(!kept.is_tls());
+    }
+
+    #[test]
+    fn an_address_that_is_gone_is_known() {
+        for here in ["127.0.0.1:80", "127.9.9.9:1", "[::1]:1"] {
+            assert!(is_home(here.parse().unwrap()), "{here}");
+        }
+        // Of the documents' networks: nobody has one (RFC 5737, RFC 3849).
+        for gone in ["192.0.2.7:40000", "[2001:db8::7]:40000"] {
+            assert!(!is_home(gone.parse().unwrap()), "{gone}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_soon_is_read_past_the_runtime() {
+        let (kept, mut peer) = pair().await;
+        let mut buffer = BytesMut::with_capacity(16);
+        assert!(receive_within(kept.tcp(), &mut buffer, Duration::from_millis(1)).is_none());
+        peer.write_all(b"abc").await.unwrap();
+        let read = receive_within(kept.tcp(), &mut buffer, Duration::from_secs(20));
+        assert_eq!((read.unwrap().unwrap(), &buffer[..]), (3, &b"abc"[..]));
+        drop(peer);
+        assert_eq!(receive_within(kept.tcp(), &mut buffer, Duration::from_secs(20)).unwrap().unwrap(), 0, "the end");
     }
 
     #[test]

@@ -3,13 +3,14 @@
 //! Rules: the endpoint is chosen by the machine that chooses for the spool's messages, and hears how it went. Each endpoint gets its share of the time
 //! that is left, so that a frozen one leaves time for the next. A message that was not sent is tried again until the time is over; one that may have
 //! arrived is tried once per endpoint, and with `ambiguous = "hold"` nowhere else. What may have arrived anywhere is never called "not sent".
-//! Errors: `NotSent`, `Unanswered`, `Negative`, `Content`.
+//! When the client is closed meanwhile, what was on its way is unanswered.
+//! Errors: `NotSent`, `Unanswered`, `Negative`, `Content`, `Closed`.
 
 use super::Way;
 use super::error::{Answer, ClientError, Failure};
 use crate::config::Ambiguous;
 use crate::delivery::verdict::Ruling;
-use crate::delivery::{AckCode, Outcome, Phase, Verdict};
+use crate::delivery::{AckCode, Outcome, Phase, Silence, Verdict};
 use crate::dicom::part10::FileHead;
 use crate::endpoint::failover::Next;
 use crate::endpoint::{Blame, EndpointSet};
@@ -18,14 +19,15 @@ use crate::keys::{Key, Keys};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
 /// Wait before all endpoints are tried again, doubled up to the second.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// After the end of its share an attempt that is just ending itself may still say how.
-const GRACE: Duration = Duration::from_millis(20);
+pub(super) const GRACE: Duration = Duration::from_millis(20);
 
 /// Attempts on one endpoint for one message, whatever the machine says.
 const TRIES_MAX: u32 = 4;
@@ -51,31 +53,41 @@ impl Trail {
     }
 }
 
-/// Sends; returns at the deadline at the latest.
-pub(super) async fn send(way: &Way, parcel: &Parcel, deadline: Instant) -> Result<Answer, ClientError> {
+/// Sends; returns at the deadline at the latest, or when it is `over`.
+pub(super) async fn send(way: &Way, parcel: &Parcel, deadline: Instant, mut over: watch::Receiver<bool>) -> Result<Answer, ClientError> {
     let mut trail = Trail::default();
     let mut pause = PAUSE_FIRST;
     loop {
-        if let Some(answer) = sweep(way, parcel, deadline, &mut trail).await? {
+        if let Some(answer) = sweep(way, parcel, deadline, &mut over, &mut trail).await? {
             return Ok(answer);
         }
         let now = Instant::now();
+        if *over.borrow() && trail.unanswered.is_none() {
+            return Err(ClientError::Closed);
+        }
         if trail.unanswered.is_some() || trail.refused.is_some() || now + pause >= deadline {
             return Err(trail.verdict());
         }
-        sleep(pause).await;
+        // An error means that the client is gone, which shows in the next turn.
+        let _ = timeout(pause, over.wait_for(|over| *over)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
 /// Every endpoint once.
-async fn sweep(way: &Way, parcel: &Parcel, deadline: Instant, trail: &mut Trail) -> Result<Option<Answer>, ClientError> {
+async fn sweep(
+    way: &Way,
+    parcel: &Parcel,
+    deadline: Instant,
+    over: &mut watch::Receiver<bool>,
+    trail: &mut Trail,
+) -> Result<Option<Answer>, ClientError> {
     let all = u32::try_from(way.destination.endpoints.len()).unwrap_or(u32::MAX).max(1);
     let (mut avoid, mut again, mut tries, mut left_out) = (EndpointSet::EMPTY, None, 0u32, 0u32);
     while let Some(trip) = way.driver.direct(avoid, again) {
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
-        if left.is_zero() {
+        if left.is_zero() || *over.borrow() {
             return Ok(None);
         }
         let until = now + left / all.saturating_sub(left_out).max(1);
@@ -85,7 +97,10 @@ async fn sweep(way: &Way, parcel: &Parcel, deadline: Instant, trail: &mut Trail)
             answer_within: way.destination.ack_timeout.min(until - now),
             until: until + GRACE,
         };
-        let (outcome, text) = trip.send(parcel.clone(), patience).await;
+        let (outcome, text) = tokio::select! {
+            answered = trip.send(parcel.clone(), patience) => answered,
+            _ = over.wait_for(|over| *over) => (cut(), None),
+        };
         tries += 1;
         let resend = trail.unanswered.is_some();
         let (ruling, next) = trip.ended(&outcome, tries, resend);
@@ -115,6 +130,11 @@ async fn sweep(way: &Way, parcel: &Parcel, deadline: Instant, trail: &mut Trail)
         }
     }
     Ok(None)
+}
+
+/// How far it had come is not known: it may have arrived.
+fn cut() -> Outcome {
+    Outcome::Unanswered { silence: Silence::Lost, cause: "the client was closed while it was on its way".to_owned() }
 }
 
 enum Meaning {

@@ -103,8 +103,8 @@ impl Settings {
         })
     }
 
-    /// Sets one key to a TOML value (`"30s"` with its quotes, `4`, `{ probe = "tcp" }`). `table` is empty for the top, `client`, `spool`, the name of a
-    /// destination, or `DESTINATION/ENDPOINT`.
+    /// Sets one key to a TOML value (`"30s"` with its quotes, `4`, `{ probe = "tcp" }`). `place` is empty for the top, `client`, `spool`, `names`, the
+    /// name of a destination, or `DESTINATION/ENDPOINT`.
     /// # Errors
     /// `Configuration` if there is no such table, or the value is no TOML.
     pub fn set(&mut self, place: &str, key: &str, value: &str) -> Result<(), ClientError> {
@@ -114,11 +114,11 @@ impl Settings {
             let table = match place.split_once('/') {
                 _ if place.is_empty() => Some(table),
                 Some((to, endpoint)) => destination(table, to).and_then(|d| named(d, "endpoint", endpoint)),
-                None if place == "client" || place == "spool" => table.entry(place).or_insert_with(|| Value::Table(Table::new())).as_table_mut(),
+                None if matches!(place, "client" | "spool" | "names") => table.entry(place).or_insert_with(|| Value::Table(Table::new())).as_table_mut(),
                 None => destination(table, place),
             };
             let table =
-                table.ok_or_else(|| wrong(format!("there is no table \"{place}\": use client, spool, DESTINATION or DESTINATION/ENDPOINT")))?;
+                table.ok_or_else(|| wrong(format!("there is no table \"{place}\": use client, spool, names, DESTINATION or DESTINATION/ENDPOINT")))?;
             table.insert(key.to_owned(), value);
             Ok(())
         })
@@ -192,12 +192,14 @@ mod tests {
         settings.set("ris", "ack_timeout", "\"2s\"").unwrap();
         settings.set("ris/b", "weight", "7").unwrap();
         settings.set("spool", "reserve", "\"1 MiB\"").unwrap();
+        settings.set("names", "servers", "[\"127.0.0.1:53\"]").unwrap();
         settings.set_data_dir("there");
         let read = settings.read().unwrap();
         assert_eq!(settings.data_dir(&read).unwrap(), PathBuf::from("there"));
         assert_eq!(read.destinations[0].ack_timeout.as_secs(), 2);
         assert_eq!(read.destinations[0].endpoints[1].weight, 7);
         assert_eq!(read.spool.reserve, 1 << 20);
+        assert_eq!(read.names.servers.len(), 1);
         for problem in [
             settings.add_destination("ris", "mllp"),
             settings.add_endpoint("pacs", "a", "h:1", None),

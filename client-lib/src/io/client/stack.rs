@@ -1,10 +1,12 @@
 //! The caller's thread: how much stack it has left, and signals that must not reach it.
 //! Rules: work that needs room (TLS, parsing, recovery) never runs on a thread of the host that has little; a host's signal dispositions are left alone:
 //! SIGPIPE is held back while we write, and taken away if it came.
-//! Errors: none; what the system does not say counts as little room.
+//! Errors: the system's, if it has no thread to give; what it does not say counts as little room.
 
 use std::cell::Cell;
+use std::io;
 use std::mem::MaybeUninit;
+use std::sync::{Mutex, PoisonError};
 
 /// Below it, work goes to a thread of our own. Measured: a TLS handshake in a build without optimisation takes some 100 KB.
 const ROOM: usize = 256 << 10;
@@ -45,22 +47,31 @@ fn stack() -> (usize, usize) {
 }
 
 /// Runs work here, or on a thread with room.
-pub(crate) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    if is_roomy() { work() } else { elsewhere(work) }
+/// # Errors
+/// The system's, if it has no thread: then nothing was done.
+pub(super) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    if is_roomy() { Ok(work()) } else { elsewhere(work) }
 }
 
-/// Runs work on a thread of its own. What it leaves behind in that thread goes with it; in the host's it would stay, and look like a leak.
-pub(super) fn elsewhere<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+/// Runs work on a thread of its own. What it leaves behind in that thread goes with it; in the host's it would stay, and look like a leak. Where the
+/// system has no thread left, it is done here, if there is room.
+/// # Errors
+/// As `with_room`.
+pub(super) fn elsewhere<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let place = Mutex::new(Some(work));
+    let take = || place.lock().unwrap_or_else(PoisonError::into_inner).take();
     let quiet = Quiet::all();
     let thread = std::thread::Builder::new().name("everpost-call".to_owned()).stack_size(OWN_STACK);
     // SAFETY: the thread is joined before anything that it borrows goes. (`std::thread::scope` would leave something behind in the host's thread.)
-    let run = unsafe { thread.spawn_unchecked(work) };
+    let run = unsafe { thread.spawn_unchecked(|| take().map(|work| work())) };
     drop(quiet);
-    match run.map(std::thread::JoinHandle::join) {
+    let done = match run.map(std::thread::JoinHandle::join) {
         Ok(Ok(done)) => done,
         Ok(Err(panic)) => std::panic::resume_unwind(panic),
-        Err(error) => std::panic::panic_any(format!("no thread: {error}")),
-    }
+        Err(error) if !is_roomy() => return Err(error),
+        Err(_) => take().map(|work| work()),
+    };
+    done.ok_or_else(|| io::Error::other("a thread was made and did nothing"))
 }
 
 /// Signals held back on this thread while it lives. Threads made meanwhile hold them back for ever.
@@ -123,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_small_thread_has_no_room_and_work_gets_some() {
-        let small = std::thread::Builder::new().stack_size(64 << 10).spawn(|| (is_roomy(), with_room(is_roomy))).unwrap();
+        let small = std::thread::Builder::new().stack_size(64 << 10).spawn(|| (is_roomy(), with_room(is_roomy).unwrap())).unwrap();
         assert_eq!(small.join().unwrap(), (false, true));
         let large = std::thread::Builder::new().stack_size(4 << 20).spawn(is_roomy).unwrap();
         assert!(large.join().unwrap());
