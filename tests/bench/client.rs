@@ -53,7 +53,8 @@ impl Client {
     fn submit(&self, message: &[u8]) {
         let mut error = null_mut();
         // SAFETY: as above.
-        let code = unsafe { everpost::everpost_submit_hl7(self.0, c"to".as_ptr(), message.as_ptr().cast(), message.len(), null_mut(), &raw mut error) };
+        let code =
+            unsafe { everpost::everpost_submit_hl7(self.0, c"to".as_ptr(), message.as_ptr().cast(), message.len(), null_mut(), &raw mut error) };
         ok(code, error);
     }
 

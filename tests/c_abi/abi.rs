@@ -69,7 +69,11 @@ fn abidiff_sees_no_changed_interface_and_catches_a_changed_one() {
     let same = compare(&now);
     assert!(same.status.success(), "{}", String::from_utf8_lossy(&same.stdout));
     for (name, was, is) in [
-        ("argument", "uint32_t timeout_ms,\n                                  uint64_t *left", "uint64_t timeout_ms,\n                                  uint64_t *left"),
+        (
+            "argument",
+            "uint32_t timeout_ms,\n                                  uint64_t *left",
+            "uint64_t timeout_ms,\n                                  uint64_t *left",
+        ),
         ("result", "bool everpost_error_is_retriable", "uint64_t everpost_error_is_retriable"),
         ("number", "EVERPOST_NOT_SENT = 9", "EVERPOST_NOT_SENT = 20"),
         ("gone", "const char *everpost_version(void);", ""),

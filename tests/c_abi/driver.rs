@@ -152,10 +152,13 @@ impl Host {
         let _ = self.child.wait();
     }
 
-    /// The signals that it has a handler for, and those that it ignores.
-    pub fn signals(&self) -> (String, String) {
+    /// The signals that it has a handler for, and those that it ignores; 32 and 33 are libc's own.
+    pub fn signals(&self) -> (u64, u64) {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let mask = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        let mask = |name: &str| {
+            let mask = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            u64::from_str_radix(mask.trim(), 16).unwrap() & !(0b11 << 31)
+        };
         (mask("SigCgt:"), mask("SigIgn:"))
     }
 

@@ -44,13 +44,19 @@ fn what_the_documents_say_works_against_an_installation() {
     let world = World::new("c-install");
     let (prefix, server) = (world.path("prefix"), mllp::Server::start());
     install(&world, &prefix, &built(&world));
-    for name in ["lib/libeverpost.so", "lib/libeverpost.so.1", "lib/libeverpost.a", "lib/pkgconfig/everpost.pc", "include/everpost.h", "include/everpost.hpp"] {
+    for name in
+        ["lib/libeverpost.so", "lib/libeverpost.so.1", "lib/libeverpost.a", "lib/pkgconfig/everpost.pc", "include/everpost.h", "include/everpost.hpp"]
+    {
         assert!(prefix.join(name).exists(), "{name}");
     }
     let folder = examples(&world);
     let shell = |line: &str| {
         let mut command = Command::new("sh");
-        command.args(["-c", line]).current_dir(&folder).env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")).env("LD_LIBRARY_PATH", prefix.join("lib"));
+        command
+            .args(["-c", line])
+            .current_dir(&folder)
+            .env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"))
+            .env("LD_LIBRARY_PATH", prefix.join("lib"));
         passes(&mut command)
     };
     if !have("pkg-config") {
@@ -78,8 +84,11 @@ fn what_the_documents_say_works_against_an_installation() {
 
     // The program of the ten-minute start, and its configuration.
     let block = |kind: &str| docs.split(&format!("```{kind}\n")).nth(1).unwrap().split("```").next().unwrap().to_owned();
-    let (includes, body): (Vec<&str>, Vec<&str>) = block("c").lines().map(|line| line.to_owned().leak() as &str).partition(|line| line.starts_with('#'));
-    let toml = block("toml").replace("/var/lib/ct-console/everpost", &world.path("ten").display().to_string()).replace("ris-a.example.org:2575", &to.to_string());
+    let (includes, body): (Vec<&str>, Vec<&str>) =
+        block("c").lines().map(|line| line.to_owned().leak() as &str).partition(|line| line.starts_with('#'));
+    let toml = block("toml")
+        .replace("/var/lib/ct-console/everpost", &world.path("ten").display().to_string())
+        .replace("ris-a.example.org:2575", &to.to_string());
     std::fs::write(folder.join("everpost.toml"), toml).unwrap();
     let program = format!(
         "#include <stdio.h>\n#include <string.h>\n{}\nint main(void) {{\nconst char *message = \"MSH|^~\\\\&|A|B|C|D|20260101||ADT^A08|TEN|P|2.5\\r\";\n\
@@ -130,7 +139,11 @@ fn debian_packages_install_and_serve() {
     assert!(dev.starts_with("libeverpost-dev_") && library.starts_with("libeverpost1_"), "{names:?}");
     for (name, has, has_not) in [
         (library, vec!["/libeverpost.so.1", "/copyright"], vec![".h\n", ".a\n"]),
-        (dev, vec!["/everpost.h", "/everpost.hpp", "/libeverpost.a", "/libeverpost.so ->", "/everpost.pc", "/everpost-config.cmake"], vec!["libeverpost.so.1 ->"]),
+        (
+            dev,
+            vec!["/everpost.h", "/everpost.hpp", "/libeverpost.a", "/libeverpost.so ->", "/everpost.pc", "/everpost-config.cmake"],
+            vec!["libeverpost.so.1 ->"],
+        ),
     ] {
         let listed = passes(Command::new("dpkg-deb").arg("--contents").arg(packages.join(name)));
         has.iter().for_each(|part| assert!(listed.contains(part), "{name} lacks {part}\n{listed}"));

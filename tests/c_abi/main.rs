@@ -245,4 +245,3 @@ fn python_needs_no_header_of_ours() {
     assert!(lines.contains("all good"), "{lines}");
     until("both messages", 20, || server.count() >= 2);
 }
-

@@ -506,7 +506,16 @@ impl Running {
         };
         let thread = thread::Builder::new().name("everpost-net".to_owned()).spawn(run).map_err(no_thread)?;
         let thread = Mutex::new(Some((end, thread)));
-        Ok(Running { name: data_dir.display().to_string(), committer, network, ways, looking, uploads: Mutex::default(), over: watch::Sender::new(false), thread })
+        Ok(Running {
+            name: data_dir.display().to_string(),
+            committer,
+            network,
+            ways,
+            looking,
+            uploads: Mutex::default(),
+            over: watch::Sender::new(false),
+            thread,
+        })
     }
 
     fn any_way(&self, destination: &str) -> Result<Arc<Way>, ClientError> {

@@ -114,11 +114,13 @@ impl Settings {
             let table = match place.split_once('/') {
                 _ if place.is_empty() => Some(table),
                 Some((to, endpoint)) => destination(table, to).and_then(|d| named(d, "endpoint", endpoint)),
-                None if matches!(place, "client" | "spool" | "names") => table.entry(place).or_insert_with(|| Value::Table(Table::new())).as_table_mut(),
+                None if matches!(place, "client" | "spool" | "names") => {
+                    table.entry(place).or_insert_with(|| Value::Table(Table::new())).as_table_mut()
+                }
                 None => destination(table, place),
             };
-            let table =
-                table.ok_or_else(|| wrong(format!("there is no table \"{place}\": use client, spool, names, DESTINATION or DESTINATION/ENDPOINT")))?;
+            let table = table
+                .ok_or_else(|| wrong(format!("there is no table \"{place}\": use client, spool, names, DESTINATION or DESTINATION/ENDPOINT")))?;
             table.insert(key.to_owned(), value);
             Ok(())
         })
