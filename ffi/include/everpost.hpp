@@ -1,5 +1,6 @@
 /* everpost.hpp: a thin C++17 layer over everpost.h. Handles are move-only and free themselves; errors are exceptions (everpost::Error), or, with the
- * try_ functions, values (everpost::Result). Inputs are anything with data() and size(). Everything is inline: link with -leverpost. */
+ * try_ functions, values (everpost::Result). Inputs are anything with data() and size(). Everything is inline: link with -leverpost. Built without
+ * exceptions (-fno-exceptions), what would throw ends the program: use the try_ functions there, and ask before value(). */
 #ifndef EVERPOST_HPP
 #define EVERPOST_HPP
 
@@ -8,6 +9,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <new>
 #include <optional>
@@ -127,6 +129,20 @@ class Error : public std::runtime_error {
 };
 
 /* A value, or why there is none. */
+namespace detail {
+
+template <typename E>
+[[noreturn]] inline void raise(const E &error) {
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+    throw error;
+#else
+    (void)error;
+    std::abort();
+#endif
+}
+
+} // namespace detail
+
 template <typename T>
 class [[nodiscard]] Result {
   public:
@@ -147,7 +163,7 @@ class [[nodiscard]] Result {
   private:
     void check() const {
         if (!has_value()) {
-            throw std::get<1>(state_);
+            detail::raise(std::get<1>(state_));
         }
     }
     std::variant<T, Error> state_;
@@ -163,7 +179,7 @@ class [[nodiscard]] Result<void> {
     explicit operator bool() const noexcept { return has_value(); }
     void value() const {
         if (error_) {
-            throw *error_;
+            detail::raise(*error_);
         }
     }
     const Error &error() const { return error_.value(); }
@@ -208,7 +224,7 @@ Result<T> own(Call &&call) {
 /* One without an error object. */
 inline void plain(everpost_code code, const char *what) {
     if (code != EVERPOST_OK) {
-        throw Error(code, std::string(what) + ": code " + std::to_string(static_cast<int>(code)));
+        raise(Error(code, std::string(what) + ": code " + std::to_string(static_cast<int>(code))));
     }
 }
 
@@ -235,7 +251,7 @@ class Config {
   public:
     Config() {
         if (everpost_config_new(handle_.out()) != EVERPOST_OK || everpost_config_expect(handle_.get(), EVERPOST_ABI) != EVERPOST_OK) {
-            throw std::bad_alloc();
+            detail::raise(std::bad_alloc());
         }
     }
     static Config from_file(const std::string &path) { return try_from_file(path).value(); }
@@ -380,7 +396,7 @@ class Client {
         std::uint64_t left = 0;
         const everpost_code code = everpost_flush(get(), detail::count(within), &left, error.out());
         if (code != EVERPOST_OK && code != EVERPOST_TIMEOUT) {
-            throw Error(code, error.get());
+            detail::raise(Error(code, error.get()));
         }
         return left;
     }

@@ -471,7 +471,10 @@ const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 impl Running {
     fn start(settings: &ClientSettings, data_dir: &Path, readers: Vec<Arc<Mailbox>>) -> Result<Running, ClientError> {
         let dir = data_dir.join("spool");
-        let storage = |e: io::Error| ClientError::Storage(format!("{}: {e}; make it writable for this user", dir.display()));
+        let storage = |e: io::Error| match error::is_exhausted(&e) {
+            true => no_thread(e),
+            false => ClientError::Storage(format!("{}: {e}; make it writable for this user", dir.display())),
+        };
         let directory = Directory::open(&dir).map_err(storage)?;
         let events = Events::to(move |event| readers.iter().for_each(|reader| reader.read(&event)));
         let (spool, _) = Spool::open(directory, settings.spool.clone(), events.clone())?;

@@ -110,10 +110,18 @@ impl ClientError {
     }
 }
 
+/// Whether the system had no descriptor to give, which says nothing about the disk.
+pub(super) fn is_exhausted(cause: &std::io::Error) -> bool {
+    matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 impl From<SpoolError> for ClientError {
     fn from(error: SpoolError) -> Self {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         let text = format!("{error}{cause}");
+        if std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<std::io::Error>()).is_some_and(is_exhausted) {
+            return ClientError::Limit(format!("{text}; raise the limits of this process"));
+        }
         match error {
             SpoolError::Reserve { .. } => ClientError::Full(text),
             SpoolError::NotDurable { phase: "open", ref cause } if cause.to_string() == "the spool is closed" => ClientError::Closed,

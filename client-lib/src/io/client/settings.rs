@@ -22,6 +22,10 @@ pub struct Settings {
     data_dir: Option<PathBuf>,
 }
 
+/// What a source without a destination lacks.
+const SOME_DESTINATION: &str =
+    "\n[[destination]]\nname = \"some\"\nprotocol = \"mllp\"\n[[destination.endpoint]]\nname = \"some\"\naddress = \"127.0.0.1:1\"\n";
+
 fn wrong(what: impl Into<String>) -> ClientError {
     ClientError::Configuration(what.into())
 }
@@ -42,7 +46,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Reads TOML in place of what was read or set before. If it names destinations it is checked whole, else as far as it goes.
+    /// Reads TOML in place of what was read or set before, and checks it. It may leave `data_dir` and the destinations to the program.
     /// # Errors
     /// `Configuration`; then nothing has changed.
     pub fn load_toml(&mut self, source: &str) -> Result<(), ClientError> {
@@ -66,6 +70,10 @@ impl Settings {
     fn take(&mut self, new: Settings) -> Result<(), ClientError> {
         if new.table()?.contains_key("destination") {
             new.read()?;
+        } else {
+            // The program may add its own: the rest is checked with one behind it, where it changes no line.
+            let (source, label, base) = (new.source.clone() + SOME_DESTINATION, new.label.clone(), new.base.clone());
+            Settings { source, label, base, data_dir: None }.read()?;
         }
         *self = new;
         Ok(())
@@ -220,6 +228,10 @@ mod tests {
         assert!(problem.lines().any(|line| line.starts_with("3:1: ")), "{problem}");
         let problem = settings.load_toml("a = = 1").unwrap_err().to_string();
         assert!(problem.starts_with("1:"), "{problem}");
+        let problem = settings.load_toml("data_dir = \"x\"\n[[destinaton]]\n").unwrap_err().to_string();
+        assert!(problem.starts_with("2:") && problem.contains("destinaton") && problem.lines().count() == 1, "{problem}");
+        settings.load_toml("[spool]\nreserve = \"1 MiB\"").unwrap();
+        settings.load_toml("").unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
         std::fs::write(&path, "[[destination]]\n").unwrap();
