@@ -2,7 +2,7 @@
 //! (`faults`); here the examples against real peers, hosts under valgrind and the sanitizers, with another allocator and locale, random calls, and Python
 //! without our headers.
 //! Rules: the library is the one that Cargo built beside this test; every program started here ends with it.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, clippy::disallowed_types, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, clippy::disallowed_types, clippy::print_stdout, reason = "tests")]
 
 mod abi;
 mod driver;
