@@ -41,7 +41,7 @@ pub enum SpoolError {
         offset: u64,
     },
     /// No such envelope, or it has ended.
-    #[error("envelope {0} is not waiting")]
+    #[error("envelope {0} does not wait, or there is none with this number; `everpost queue list` shows them")]
     NotWaiting(EnvelopeId),
     /// The decision does not fit the state.
     #[error("envelope {id} is {state}; {remedy}")]
