@@ -126,6 +126,13 @@ pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(30 * 86_400);
 /// Endpoints of one destination: more would be a configuration gone wrong, and each is probed.
 pub const ENDPOINTS_MAX: usize = 64;
 
+/// Attempts of one envelope that its story tells of one by one, counted from the first; with the last ones they cost 16 bytes of memory each while it
+/// waits, and stay in the journal as long. Those between are counted, and told only as long as history has them.
+pub const ATTEMPTS_FIRST_KEPT: usize = 8;
+
+/// The same, counted from the last.
+pub const ATTEMPTS_LAST_KEPT: usize = 24;
+
 /// Default of `retry.first`.
 pub const RETRY_FIRST_DEFAULT: Duration = Duration::from_secs(1);
 

@@ -319,6 +319,7 @@ impl Daemon {
                 _ = tick.tick() => {
                     self.readers.metrics.upkeep();
                     self.readers.log.tick(Instant::now());
+                    self.live.watch(Instant::now());
                     self.coupling.look(&self.live, &self.events);
                     if self.readers.shift_ended.swap(false, Ordering::Relaxed) {
                         let live = self.live.clone();

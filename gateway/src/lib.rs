@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the gateway is the shell: it owns sockets, threads and clocks")]
 
 pub mod admin;
+pub mod capacity;
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -2,6 +2,7 @@
 //! Rules: readers never wait for the disk or for a peer; a wish is durable before it acts, so that a restart does not forget it.
 //! Errors: `SpoolError` of the wish's record; `Unknown` for a destination that is not configured.
 
+use crate::capacity::Capacity;
 use crate::config::Config;
 use crate::intake::Intake;
 use crate::listener::Doors;
@@ -162,6 +163,7 @@ pub struct Live {
     reload: mpsc::Sender<ReloadWish>,
     /// One wish at a time: what is recorded is what acts.
     wishing: tokio::sync::Mutex<()>,
+    capacity: Mutex<Capacity>,
 }
 
 impl std::fmt::Debug for Live {
@@ -183,8 +185,8 @@ impl Live {
         reload: mpsc::Sender<ReloadWish>,
     ) -> Arc<Live> {
         let config = ArcSwap::new(config);
-        let (destinations, wishing) = (RwLock::default(), tokio::sync::Mutex::default());
-        Arc::new(Live { config, committer, intake, doors, metrics, signs, destinations, reload, wishing })
+        let (destinations, wishing, capacity) = (RwLock::default(), tokio::sync::Mutex::default(), Mutex::default());
+        Arc::new(Live { config, committer, intake, doors, metrics, signs, destinations, reload, wishing, capacity })
     }
 
     /// The configuration in force.
@@ -239,19 +241,36 @@ impl Live {
         running.or_else(|| self.committer.spool().destinations().into_iter().find(|(_, n)| &**n == name).map(|(id, _)| id))
     }
 
+    /// Looks at what passed through the spool; called each second.
+    pub fn watch(&self, now: Instant) {
+        let spool = self.committer.spool();
+        let running = self.destinations();
+        let mut flows: Vec<_> = running.iter().map(|d| (d.id, spool.flow(Some(d.id)))).collect();
+        // Those no longer configured may still fill: messages of an earlier configuration wait there.
+        flows
+            .extend(spool.destinations().into_iter().filter(|(id, _)| running.iter().all(|d| d.id != *id)).map(|(id, _)| (id, spool.flow(Some(id)))));
+        self.capacity.lock().unwrap_or_else(PoisonError::into_inner).observe(spool.flow(None), flows, now);
+    }
+
     /// Everything, judged.
     #[must_use]
     pub fn report(&self) -> Report {
         let (config, spool) = (self.config(), self.committer.spool());
         let usage = spool.usage();
         let running = self.destinations();
-        let mut destinations: Vec<DestinationLine> = running.iter().map(|d| d.driver.status().into()).collect();
+        let capacity = self.capacity.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut destinations = Vec::new();
+        for d in &running {
+            let mut line = DestinationLine::from(d.driver.status());
+            line.foresee(&capacity.outlook_of(d.id, usage, line.backlog()));
+            destinations.push(line);
+        }
         for (id, name) in spool.destinations() {
             if running.iter().any(|d| d.id == id) {
                 continue;
             }
             let counts = spool.counts(id);
-            let line = DestinationLine {
+            let mut line = DestinationLine {
                 name: name.to_string(),
                 ready: counts.ready,
                 in_flight: counts.in_flight,
@@ -262,6 +281,7 @@ impl Live {
                 oldest_waiting_seconds: counts.oldest.map_or(0, |at| now().saturating_sub(at) / 1_000),
                 ..DestinationLine::default()
             };
+            line.foresee(&capacity.outlook_of(id, usage, line.backlog()));
             if line.waiting() > 0 {
                 destinations.push(line);
             }
@@ -275,7 +295,7 @@ impl Live {
         let report = Report {
             name: config.name.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            spool: SpoolLine { bytes: usage.bytes, free_bytes: usage.free },
+            spool: SpoolLine::new(usage, &capacity.outlook(usage)),
             listeners: listeners.collect(),
             destinations,
             ..Report::default()

@@ -52,6 +52,18 @@ const DESCRIBED: &[(&str, char, &str)] = &[
     ("everpost_dead_letters", 'g', "Dead letters that wait for an operator."),
     ("everpost_spool_bytes", 'g', "Bytes of the spool on disk."),
     ("everpost_spool_free_bytes", 'g', "Bytes free on the spool's file system."),
+    ("everpost_spool_room_bytes", 'g', "Bytes the spool can take before intake closes: free above the reserve, and history that goes first."),
+    (
+        "everpost_spool_lasts_seconds",
+        'g',
+        "Time until the spool is full at the present rate if nothing is delivered from now on; NaN: not known, or beyond a year.",
+    ),
+    (
+        "everpost_destination_spool_lasts_seconds",
+        'g',
+        "Time until the spool is full at the present rate if nothing is delivered to the destination from now on; NaN: not known, or beyond a year.",
+    ),
+    ("everpost_drain_seconds", 'g', "Time until the backlog is delivered at the rates just seen; NaN: not known, or it does not shrink."),
     ("everpost_connections", 'g', "Open connections of a listener."),
     ("everpost_tls_certificate_expiry_seconds", 'g', "Time until a certificate expires; 0 once it has."),
     ("everpost_build_info", 'g', "Constant 1; the label carries the version."),
@@ -223,6 +235,10 @@ impl Metrics {
         put("everpost_build_info", vec![Label::new("version", report.version.clone())], 1.0);
         put("everpost_spool_bytes", vec![], report.spool.bytes as f64);
         put("everpost_spool_free_bytes", vec![], report.spool.free_bytes as f64);
+        put("everpost_spool_room_bytes", vec![], report.spool.room_bytes as f64);
+        // NaN: an alarm on a short time must not go off because nothing is known.
+        let foreseen = |seconds: Option<u64>| seconds.map_or(f64::NAN, |s| s as f64);
+        put("everpost_spool_lasts_seconds", vec![], foreseen(report.spool.lasts_seconds));
         for d in &report.destinations {
             let own = || Label::new("destination", d.name.clone());
             for (state, count) in
@@ -236,6 +252,8 @@ impl Metrics {
             for (objective, worst) in [("rto", d.objectives.worst_rto_seconds), ("rpo", d.objectives.worst_rpo_seconds)] {
                 put("everpost_outage_worst_seconds", vec![own(), Label::new("objective", objective)], worst.unwrap_or(0.0));
             }
+            put("everpost_destination_spool_lasts_seconds", vec![own()], foreseen(d.spool_lasts_seconds));
+            put("everpost_drain_seconds", vec![own()], foreseen(d.drain_seconds));
             for e in &d.endpoints {
                 let labels = || vec![own(), Label::new("endpoint", self.label(&d.name, &e.name))];
                 put("everpost_endpoint_up", labels(), f64::from(u8::from(e.is_up())));
@@ -253,8 +271,9 @@ impl Metrics {
             put("everpost_tls_certificate_expiry_seconds", vec![Label::new("use", use_.clone())], left);
         }
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        for gauge in shown.values() {
-            gauge.set(0.0);
+        for (key, gauge) in shown.iter() {
+            let foreseen = key.name().ends_with("_lasts_seconds") || key.name() == "everpost_drain_seconds";
+            gauge.set(if foreseen { f64::NAN } else { 0.0 });
         }
         for (key, value) in values {
             shown.entry(key.clone()).or_insert_with(|| self.recorder.register_gauge(&key, &METADATA)).set(value);
@@ -378,9 +397,9 @@ mod tests {
 
     fn report() -> Report {
         serde_json::from_value(serde_json::json!({
-            "name": "gw", "version": "1", "state": "ok", "reasons": [], "spool": {"bytes": 5, "free_bytes": 7}, "listeners": [],
+            "name": "gw", "version": "1", "state": "ok", "reasons": [], "spool": {"bytes": 5, "free_bytes": 7, "room_bytes": 4, "lasts_seconds": 147_600}, "listeners": [],
             "destinations": [{"name": "pacs", "protocol": "dicom", "policy": "failover", "paused": false, "active": ["b"], "shift": null,
-                "ready": 3, "in_flight": 1, "deferred": 0, "held": 0, "ambiguous": 0, "dead_letter": 2, "oldest_waiting_seconds": 9,
+                "ready": 3, "in_flight": 1, "deferred": 0, "held": 0, "ambiguous": 0, "dead_letter": 2, "oldest_waiting_seconds": 9, "spool_lasts_seconds": 300_000,
                 "endpoints": [{"name": "a", "health": "down", "admin": "enabled", "reason": "", "resolved": [], "connected": []},
                               {"name": "b", "health": "degraded", "degraded": ["slow"], "ready": false, "admin": "enabled", "reason": "", "resolved": [], "connected": []}]}]
         }))
@@ -425,6 +444,10 @@ mod tests {
             r#"everpost_commit_seconds_bucket{le="0.0025"} 1"#,
             r#"everpost_tls_certificate_expiry_seconds{use="listener in"} 60"#,
             "everpost_spool_bytes 5",
+            "everpost_spool_room_bytes 4",
+            "everpost_spool_lasts_seconds 147600",
+            r#"everpost_destination_spool_lasts_seconds{destination="pacs"} 300000"#,
+            r#"everpost_drain_seconds{destination="pacs"} NaN"#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
@@ -481,5 +504,7 @@ mod tests {
         assert!(metrics.render(&report(), now).contains(r#"everpost_dead_letters{destination="pacs"} 2"#));
         let text = metrics.render(&Report::default(), now);
         assert!(text.contains(r#"everpost_dead_letters{destination="pacs"} 0"#), "{text}");
+        // A destination that went away must not look like one whose spool is full.
+        assert!(text.contains(r#"everpost_destination_spool_lasts_seconds{destination="pacs"} NaN"#), "{text}");
     }
 }

@@ -2,9 +2,10 @@
 //! Rules: the JSON shape is a contract with scripts; fields are added, never renamed. The table fits into 80 columns: names are cut, never figures.
 //! Errors: none.
 
+use crate::capacity::Outlook;
 use crate::outages::{ObjectivesLine, OutageLine};
 use everpost_client::delivery::status::{DestinationStatus, EndpointStatus, NameStatus, ShiftStatus};
-use everpost_client::spool::UnixMillis;
+use everpost_client::spool::{UnixMillis, Usage};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
@@ -50,6 +51,31 @@ pub struct SpoolLine {
     pub bytes: u64,
     /// Bytes free on its file system.
     pub free_bytes: u64,
+    /// Free bytes at which intake closes.
+    #[serde(default)]
+    pub reserve_bytes: u64,
+    /// Of `bytes`: history that goes before intake closes.
+    #[serde(default)]
+    pub history_bytes: u64,
+    /// Bytes it can take before intake closes.
+    #[serde(default)]
+    pub room_bytes: u64,
+    /// Bytes of messages accepted, on disk; `null`: not known yet.
+    #[serde(default)]
+    pub accepted_bytes_per_second: Option<f64>,
+    /// Until intake closes if nothing is delivered to anybody from now on; `null`: not known, or beyond a year.
+    #[serde(default)]
+    pub lasts_seconds: Option<u64>,
+}
+
+impl SpoolLine {
+    /// What is used and what lies ahead.
+    #[must_use]
+    pub fn new(usage: Usage, ahead: &Outlook) -> Self {
+        let Outlook { accepted_bytes_per_second, lasts_seconds, .. } = *ahead;
+        let (room_bytes, Usage { bytes, free, history, reserve }) = (usage.room(), usage);
+        Self { bytes, free_bytes: free, reserve_bytes: reserve, history_bytes: history, room_bytes, accepted_bytes_per_second, lasts_seconds }
+    }
 }
 
 /// `listeners[]`.
@@ -109,6 +135,21 @@ pub struct DestinationLine {
     /// The outage that runs.
     #[serde(default)]
     pub outage: Option<OutageLine>,
+    /// Messages accepted for it, by the last minute; `null`: not known yet.
+    #[serde(default)]
+    pub accepted_per_second: Option<f64>,
+    /// The same in bytes on disk, by the last ten minutes.
+    #[serde(default)]
+    pub accepted_bytes_per_second: Option<f64>,
+    /// Envelopes delivered, by the last minute; `null`: not known yet.
+    #[serde(default)]
+    pub delivered_per_second: Option<f64>,
+    /// Until what is ready, in flight or deferred is delivered, at the rates just seen; `null`: not known, or it does not shrink.
+    #[serde(default)]
+    pub drain_seconds: Option<u64>,
+    /// Until the spool is full if nothing is delivered to it from now on; `null`: not known, or beyond a year.
+    #[serde(default)]
+    pub spool_lasts_seconds: Option<u64>,
     /// In order of preference.
     pub endpoints: Vec<EndpointLine>,
 }
@@ -212,6 +253,7 @@ impl From<DestinationStatus> for DestinationLine {
             outage: seen.objectives.outage.as_ref().map(|running| OutageLine::new(&running.outage, running.elapsed)),
             objectives: ObjectivesLine::from(seen.objectives),
             endpoints: seen.endpoints.into_iter().map(EndpointLine::from).collect(),
+            ..Self::default()
         }
     }
 }
@@ -286,7 +328,8 @@ impl Report {
             Standing::Refusing => "REFUSING",
         };
         let _ = writeln!(out, "{}  {state}  version {}", self.name, self.version);
-        let _ = writeln!(out, "spool {}, {} free", bytes(self.spool.bytes), bytes(self.spool.free_bytes));
+        let lasts = self.spool.lasts_seconds.map(|s| format!("; {} left if nothing is delivered", age(s))).unwrap_or_default();
+        let _ = writeln!(out, "spool {}, {} free{lasts}", bytes(self.spool.bytes), bytes(self.spool.free_bytes));
         for reason in &self.reasons {
             for (i, line) in wrapped(reason, 76).into_iter().enumerate() {
                 let _ = writeln!(out, "{} {line}", if i == 0 { "!" } else { " " });
@@ -317,6 +360,34 @@ impl DestinationLine {
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.ready + self.in_flight + self.deferred + self.held + self.dead_letter
+    }
+
+    /// Envelopes still to be delivered.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        self.ready + self.in_flight + self.deferred
+    }
+
+    /// Takes over what lies ahead.
+    pub fn foresee(&mut self, ahead: &Outlook) {
+        let Outlook { accepted_bytes_per_second, accepted_per_second, delivered_per_second, lasts_seconds, drain_seconds } = *ahead;
+        (self.accepted_bytes_per_second, self.accepted_per_second) = (accepted_bytes_per_second, accepted_per_second);
+        (self.delivered_per_second, self.drain_seconds, self.spool_lasts_seconds) = (delivered_per_second, drain_seconds, lasts_seconds);
+    }
+
+    /// What lies ahead, for people; nothing if nothing can be told.
+    fn ahead(&self) -> Option<String> {
+        let rate = |rate: f64| if rate < 10.0 { format!("{rate:.1}/s") } else { format!("{rate:.0}/s") };
+        let mut parts = Vec::new();
+        if let (true, Some(delivered), Some(accepted)) = (self.backlog() > 0, self.delivered_per_second, self.accepted_per_second) {
+            let rates = format!("{} out, {} in", rate(delivered), rate(accepted));
+            parts.push(match self.drain_seconds {
+                Some(seconds) => format!("drains in {} ({rates})", age(seconds)),
+                None => format!("does not drain ({rates})"),
+            });
+        }
+        parts.extend(self.spool_lasts_seconds.map(|seconds| format!("spool lasts {} without it", age(seconds))));
+        (!parts.is_empty()).then(|| parts.join("; "))
     }
 
     fn reasons(&self) -> Vec<String> {
@@ -376,6 +447,9 @@ impl DestinationLine {
         }
         for line in self.outage.iter().map(OutageLine::told).chain(self.objectives.told()).flat_map(|told| wrapped(&told, 76)) {
             let _ = writeln!(out, "  {line}");
+        }
+        if let Some(ahead) = self.ahead() {
+            let _ = writeln!(out, "  {ahead}");
         }
         for e in &self.endpoints {
             let mark = if self.active.contains(&e.name) { "*" } else { " " };
@@ -541,6 +615,26 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_ahead_is_told_as_far_as_it_is_known() {
+        let told = |backlog, drain_seconds, lasts_seconds, rates: Option<(f64, f64)>| {
+            let mut d = DestinationLine { ready: backlog, ..destination() };
+            let (delivered_per_second, accepted_per_second) = (rates.map(|r| r.0), rates.map(|r| r.1));
+            d.foresee(&Outlook { delivered_per_second, accepted_per_second, drain_seconds, lasts_seconds, ..Outlook::default() });
+            d.ahead().unwrap_or_default()
+        };
+        assert_eq!(told(0, None, None, None), "");
+        assert_eq!(told(7, None, None, None), "", "right after the start nothing is known");
+        assert_eq!(
+            told(7_000, Some(7_500), Some(147_600), Some((12.34, 3.0))),
+            "drains in 2h05m (12/s out, 3.0/s in); spool lasts 41h00m without it"
+        );
+        assert_eq!(told(7_000, None, Some(147_600), Some((0.0, 3.0))), "does not drain (0.0/s out, 3.0/s in); spool lasts 41h00m without it");
+        assert_eq!(told(0, Some(0), Some(147_600), Some((3.0, 3.0))), "spool lasts 41h00m without it");
+        let spool = SpoolLine { lasts_seconds: Some(147_600), ..SpoolLine::default() };
+        assert!(Report { spool, ..Report::default() }.table().contains("; 41h00m left if nothing is delivered\n"));
+    }
+
+    #[test]
     fn closed_intake_is_refusing() {
         let report = Report::default().judged(Some("reserve".into()), vec![]);
         assert_eq!(report.state, Standing::Refusing);
@@ -554,6 +648,13 @@ mod tests {
         (d.ready, d.deferred, d.held, d.ambiguous, d.dead_letter) = (12_345_678, 12_345_678, 123_456, 123_456, 123_456);
         d.oldest_waiting_seconds = 9_999_999;
         d.paused = true;
+        d.foresee(&Outlook {
+            accepted_per_second: Some(99_999.4),
+            delivered_per_second: Some(99_999.6),
+            drain_seconds: Some(31_000_000),
+            lasts_seconds: Some(31_000_000),
+            ..Outlook::default()
+        });
         d.endpoints[0].health = "suspect".into();
         d.endpoints[0].reason = "a reason that goes on ".repeat(10);
         d.endpoints[0].resolved = vec!["[2001:0db8:85a3:0000:0000:8a2e:0370:7334]:65535".into()];

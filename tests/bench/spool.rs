@@ -213,13 +213,8 @@ fn backlog(folder: &Path) {
     while let Some(envelope) = spool.take(to).unwrap() {
         let mut reader = spool.open_content(envelope.message).unwrap();
         while reader.next_chunk().unwrap().is_some() {}
-        let record = everpost_client::spool::AttemptRecord {
-            endpoint: Arc::from("primary"),
-            phase: everpost_client::delivery::Phase::Answer,
-            outcome: "AA".to_owned(),
-            at: 2,
-            ambiguous: false,
-        };
+        let phase = everpost_client::delivery::Phase::Answer;
+        let record = everpost_client::spool::AttemptRecord::new(Arc::from("primary"), phase, "AA".to_owned(), 2);
         spool.settle(envelope.id, Settlement::Delivered(record, Delivered::Ok)).unwrap();
         delivered += 1;
         if delivered % 64 == 0 {

@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 use everpost_client::config::{LaneRule, SpoolSettings};
-use everpost_client::delivery::Phase;
+use everpost_client::delivery::{Phase, Verdict};
 use everpost_client::event::{Delivered, Events};
 use everpost_client::ids::{DestinationId, EnvelopeId};
 use everpost_client::io::disk::Directory;
 use everpost_client::keys::{Key, Keys};
+use everpost_client::limits;
 use everpost_client::spool::{
-    Addressee, AttemptRecord, Content, Decision, Discarded, Draft, Filter, Lane, Recovered, Settlement, Spool, SpoolError, State,
+    Addressee, AttemptRecord, Begun, Content, Decided, Decision, Discarded, Draft, Filter, Lane, Recovered, Settlement, Spool, SpoolError, State,
+    Story,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +31,7 @@ pub fn draft(text: &[u8], to: &[(DestinationId, Lane)]) -> Draft {
 }
 
 pub fn attempt(outcome: &str) -> AttemptRecord {
-    AttemptRecord { endpoint: Arc::from("primary"), phase: Phase::Answer, outcome: outcome.to_owned(), at: 2_000, ambiguous: false }
+    AttemptRecord::new(Arc::from("primary"), Phase::Answer, outcome.to_owned(), 2_000)
 }
 
 fn read(spool: &Spool, message: everpost_client::ids::MessageId) -> Vec<u8> {
@@ -169,8 +171,8 @@ fn lanes_barriers_and_decisions() {
     assert_eq!(take(), None);
     let counts = spool.counts(to);
     assert_eq!((counts.held, counts.in_flight, counts.dead_letter, counts.oldest), (1, 1, 0, Some(1_000)));
-    let (view, story) = spool.story(a2).unwrap();
-    assert_eq!((view.state, story.iter().map(|a| a.outcome.as_str()).collect::<Vec<_>>()), (State::Delivered, vec!["AE", "AA"]));
+    let story = spool.story(a2).unwrap();
+    assert_eq!((story.view.state, story.attempts.iter().map(|a| a.outcome.as_str()).collect::<Vec<_>>()), (State::Delivered, vec!["AE", "AA"]));
     drop(spool);
     let (spool, recovered) = open(dir.path());
     assert_eq!(recovered.waiting, 2);
@@ -219,7 +221,7 @@ fn the_mark_of_disorder_stays_through_every_state_and_restart() {
     let steps: [(&str, Next); 4] = [
         ("deferred", || Settlement::Deferred(attempt("AR"))),
         ("held", || Settlement::Held(attempt("AE"), LaneRule::Stop)),
-        ("started", || Settlement::Started { endpoint: "a".into() }),
+        ("started", || Settlement::Started { endpoint: "a".into(), at: 1_500 }),
         ("delivered", || Settlement::Delivered(attempt("AA"), Delivered::Ok)),
     ];
     for (name, step) in steps {
@@ -234,15 +236,15 @@ fn the_mark_of_disorder_stays_through_every_state_and_restart() {
             spool.settle(id, Settlement::DeadLetter(attempt("AE"), LaneRule::Continue)).unwrap();
             spool.take(to).unwrap().unwrap()
         };
-        assert!(!spool.story(id).unwrap().0.envelope.out_of_order, "it has not come back yet");
+        assert!(!spool.story(id).unwrap().view.envelope.out_of_order, "it has not come back yet");
         decide(&spool, id, Decision::Retry);
         assert_eq!(spool.take(to).unwrap().unwrap().id, id);
         spool.settle(id, step()).unwrap();
-        assert!(spool.story(id).unwrap().0.envelope.out_of_order, "{name}");
-        assert!(!spool.story(other.id).unwrap().0.envelope.out_of_order, "{name}: only the one that came back");
+        assert!(spool.story(id).unwrap().view.envelope.out_of_order, "{name}");
+        assert!(!spool.story(other.id).unwrap().view.envelope.out_of_order, "{name}: only the one that came back");
         drop(spool);
         let (spool, _) = open(dir.path());
-        assert!(spool.story(id).unwrap().0.envelope.out_of_order, "{name}, after a restart");
+        assert!(spool.story(id).unwrap().view.envelope.out_of_order, "{name}, after a restart");
         if name == "started" {
             let to = spool.destination("ris").unwrap();
             let two = [spool.take(to).unwrap().unwrap(), spool.take(to).unwrap().unwrap()];
@@ -261,9 +263,10 @@ fn a_discarded_envelope_still_says_when_and_why() {
     spool.settle(id, Settlement::DeadLetter(attempt("AE"), LaneRule::Continue)).unwrap();
     decide(&spool, id, Decision::Discard { reason: "wrong patient".to_owned() });
     let told = |spool: &Spool| {
-        let (view, story) = spool.story(id).unwrap();
+        let Story { view, attempts, .. } = spool.story(id).unwrap();
         assert_eq!((view.state, view.discarded), (State::Discarded, Some(Discarded { at: 3_000, reason: "wrong patient".to_owned() })));
-        assert_eq!((view.last, story), (Some(attempt("AE")), vec![attempt("AE")]));
+        let first = AttemptRecord { number: 1, ..attempt("AE") };
+        assert_eq!((view.last, attempts), (Some(first.clone()), vec![first]));
         assert!(spool.list(&Filter { state: Some(State::Delivered), ..Filter::default() }, None, 10).unwrap().0.is_empty(), "it was not delivered");
         assert!(matches!(spool.story(EnvelopeId(id.0 + 100)), Err(SpoolError::NotWaiting(_))), "there never was such a one");
     };
@@ -303,4 +306,131 @@ fn many_producers_share_syncs_and_rolls_lose_nothing() {
         delivered(&spool, envelope.id);
     }
     assert_eq!(next, [200; 8]);
+}
+
+/// Days, in milliseconds.
+const DAY: u64 = 86_400_000;
+
+#[test]
+fn a_retry_for_weeks_keeps_its_first_and_last_attempts_and_nothing_grows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path());
+    let to = spool.destination("ris").unwrap();
+    let other = spool.destination("pacs").unwrap();
+    let receipt = spool.commit(draft(b"refused for ever", &[(to, Lane::Key(0))])).unwrap();
+    let id = receipt.envelope(0);
+    let (days, per_day) = (6 * 7, 100);
+    let mut number = 0;
+    let bytes = |spool: &Spool| spool.usage().bytes;
+    let mut most = 0;
+    for day in 0..days {
+        for _ in 0..per_day {
+            assert_eq!(spool.take(to).unwrap().unwrap().id, id);
+            number += 1;
+            let at = day * DAY + number;
+            let record = AttemptRecord { at, verdict: Some(Verdict::Retry), ..attempt(&format!("AR {number}")) };
+            spool.settle(id, Settlement::Deferred(record)).unwrap();
+            spool.due(id);
+            // Others go by meanwhile, so that segments fill.
+            let _ = spool.commit(Draft { accepted_at: at, ..draft(&[b'x'; 6_000], &[(other, Lane::Own)]) }).unwrap();
+            let passing = spool.take(other).unwrap().unwrap().id;
+            spool.settle(passing, Settlement::Delivered(AttemptRecord { at, ..attempt("AA") }, Delivered::Ok)).unwrap();
+        }
+        spool.lead();
+        spool.upkeep();
+        spool.maintain(day * DAY + per_day);
+        if day == 14 {
+            most = bytes(&spool);
+        }
+    }
+    let told = |spool: &Spool| {
+        let story = spool.story(id).unwrap();
+        let numbers: Vec<u64> = story.attempts.iter().map(|a| u64::from(a.number)).collect();
+        assert_eq!(u64::from(story.view.envelope.attempts), number, "the count of all is exact");
+        let (first, last) = (limits::ATTEMPTS_FIRST_KEPT as u64, limits::ATTEMPTS_LAST_KEPT as u64);
+        let expected: Vec<u64> = (1..=first).chain(number - last + 1..=number).collect();
+        assert_eq!(numbers, expected);
+        assert!(story.attempts.iter().all(|a| a.outcome == format!("AR {}", a.number) && a.verdict == Some(Verdict::Retry)));
+        assert_eq!(u64::from(story.untold()), number - first - last);
+    };
+    told(&spool);
+    let now = bytes(&spool);
+    assert!(now <= most + most / 4, "the journal holds {now} bytes after six weeks, {most} after two");
+    drop(spool);
+    let (spool, recovered) = open(dir.path());
+    assert_eq!(recovered.waiting, 1);
+    told(&spool);
+    // And once more, of what the second run only read.
+    for day in days..days + 10 {
+        spool.maintain(day * DAY);
+    }
+    told(&spool);
+}
+
+#[test]
+fn a_start_without_an_end_is_told_until_its_end_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path());
+    let to = spool.destination("ris").unwrap();
+    let id = spool.commit(draft(b"1", &[(to, Lane::Own)])).unwrap().envelope(0);
+    spool.take(to).unwrap().unwrap();
+    spool.settle(id, Settlement::Deferred(attempt("AR"))).unwrap();
+    spool.due(id);
+    spool.take(to).unwrap().unwrap();
+    spool.settle(id, Settlement::Started { endpoint: "secondary".into(), at: 2_500 }).unwrap();
+    let begun = Begun { number: 2, endpoint: "secondary".into(), at: 2_500 };
+    let story = spool.story(id).unwrap();
+    assert_eq!((story.attempts.len(), story.begun.as_ref(), story.untold()), (1, Some(&begun), 0));
+    drop(spool);
+    let (spool, _) = open(dir.path());
+    assert_eq!(spool.story(id).unwrap().begun, Some(begun));
+    spool.take(to).unwrap().unwrap();
+    let cut = AttemptRecord { ambiguous: true, at: 9_000, ..attempt("hold") };
+    spool.settle(id, Settlement::Held(cut, LaneRule::Stop)).unwrap();
+    decide(&spool, id, Decision::Release);
+    let story = spool.story(id).unwrap();
+    let told: Vec<_> = story.attempts.iter().map(|a| (a.number, a.began_at, a.at, a.ambiguous)).collect();
+    assert_eq!(told, [(1, None, 2_000, false), (2, Some(2_500), 9_000, true)]);
+    assert_eq!((story.begun, story.decisions), (None, vec![Decided { at: 3_000, to: State::Ready, why: String::new() }]));
+}
+
+#[test]
+fn what_passed_through_is_counted_once_for_the_spool_and_once_for_each_destination() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path());
+    let (ris, pacs) = (spool.destination("ris").unwrap(), spool.destination("pacs").unwrap());
+    let _ = spool.commit(draft(&[b'x'; 10_000], &[(ris, Lane::Own), (pacs, Lane::Own)])).unwrap();
+    let _ = spool.commit(draft(&[b'y'; 300_000], &[(pacs, Lane::Own)])).unwrap();
+    let id = spool.take(ris).unwrap().unwrap().id;
+    delivered(&spool, id);
+    let [all, first, second] = [None, Some(ris), Some(pacs)].map(|d| spool.flow(d));
+    assert_eq!([all, first, second].map(|f| (f.accepted, f.delivered)), [(2, 1), (1, 1), (2, 0)]);
+    assert_eq!(all.accepted_bytes, second.accepted_bytes);
+    assert!((310_000..312_000).contains(&all.accepted_bytes) && (10_000..11_000).contains(&first.accepted_bytes), "{all:?} {first:?}");
+}
+
+#[test]
+fn history_is_room_and_what_waits_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(dir.path());
+    let to = spool.destination("ris").unwrap();
+    let fill = || {
+        for _ in 0..40 {
+            let _ = spool.commit(draft(&[b'x'; 60_000], &[(to, Lane::Own)])).unwrap();
+            let _ = spool.commit(draft(&[b'y'; 200_000], &[(to, Lane::Own)])).unwrap();
+        }
+        spool.maintain(2_000);
+        spool.usage()
+    };
+    let waiting = fill();
+    assert!(waiting.bytes > 10_000_000 && waiting.history < 1_000_000, "{waiting:?}");
+    while let Some(envelope) = spool.take(to).unwrap() {
+        delivered(&spool, envelope.id);
+    }
+    spool.lead();
+    spool.maintain(2_000);
+    let past = spool.usage();
+    // All but the segments being written.
+    assert!(past.history > past.bytes / 2 && past.history <= past.bytes, "{past:?}");
+    assert_eq!(past.room(), past.free + past.history);
 }

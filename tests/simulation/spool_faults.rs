@@ -629,7 +629,7 @@ fn a_start_without_an_end_is_ambiguous_after_a_restart() {
     one.commit(b"x").unwrap();
     let envelope = one.spool.take(one.to).unwrap().unwrap();
     let (tell, hear) = std::sync::mpsc::channel();
-    one.spool.settle_then(envelope.id, Settlement::Started { endpoint: Arc::from("primary") }, Box::new(move |r| tell.send(r).unwrap()));
+    one.spool.settle_then(envelope.id, Settlement::Started { endpoint: Arc::from("primary"), at: 1_500 }, Box::new(move |r| tell.send(r).unwrap()));
     one.spool.lead();
     hear.recv().unwrap().unwrap();
     disk.power_loss();

@@ -24,6 +24,7 @@ pub mod direct;
 mod outages;
 mod patience;
 mod replays;
+mod story;
 mod view;
 mod wishes;
 
@@ -44,6 +45,7 @@ use crate::ids::{EndpointId, EnvelopeId};
 use crate::limits::ATTEMPTS_PER_PLACE;
 use crate::spool::{AttemptRecord, Envelope, Lane, Settlement, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -123,6 +125,8 @@ struct Flight {
     name: Arc<str>,
     preferred: bool,
     since: Instant,
+    /// Whom it was connected to.
+    address: Option<SocketAddr>,
 }
 
 /// The engine of one destination.
@@ -255,9 +259,7 @@ impl Engine {
             memo.older = Duration::from_millis(now.wall.saturating_sub(envelope.accepted_at));
         }
         if self.policies.ambiguous == Ambiguous::Hold && envelope.interrupted {
-            let outcome = "hold: an attempt was begun before the restart and how it ended is not known".to_owned();
-            let endpoint = envelope.ambiguous_at.last().map_or_else(|| Arc::from(""), Arc::clone);
-            self.hold(envelope.id, AttemptRecord { endpoint, phase: Phase::Answer, outcome, at: now.wall, ambiguous: true });
+            self.hold(envelope.id, story::never_ended(&envelope, now));
             return;
         }
         self.place(envelope, memo, now);
@@ -287,7 +289,7 @@ impl Engine {
         let synced = self.policies.ambiguous == Ambiguous::Hold;
         let (endpoint, fresh, ask) = (choice.endpoint, choice.fresh, self.asks_first(&envelope));
         let order = Action::Attempt { envelope: envelope.clone(), endpoint, fresh, ask, synced };
-        self.flights.insert(envelope.id, Flight { envelope, memo, choice: Some(choice), name, preferred, since: now.at });
+        self.flights.insert(envelope.id, Flight { envelope, memo, choice: Some(choice), name, preferred, since: now.at, address: None });
         self.actions.push_back(order);
     }
 
@@ -299,7 +301,7 @@ impl Engine {
             return;
         }
         let outcome = "not tried: every endpoint that is up has refused it for what it is".to_owned();
-        let record = AttemptRecord { endpoint: Arc::from(""), phase: Phase::Resolve, outcome, at: now.wall, ambiguous: false };
+        let record = AttemptRecord::new(Arc::from(""), Phase::Resolve, outcome, now.wall);
         self.settle(envelope.id, Settlement::Deferred(record));
         self.schedule.rest(envelope.id, memo, now.at);
     }
@@ -336,6 +338,7 @@ impl Engine {
         }
         let refused = flight.envelope.replay && self.rule_on_replay(&mut ruling);
         self.note_for_outage(&flight.name, ruling.blame, flight.since, now);
+        let was_active = self.is_active(&flight);
         let next = self.tell_failover(&mut flight, &ruling, now);
         let next = self.patience(&mut flight.memo, &ruling, flight.choice.map(|c| c.endpoint), next);
         flight.memo.sent |= phase == Phase::Answer;
@@ -343,8 +346,7 @@ impl Engine {
         let verdict = if moved { Verdict::Elsewhere } else { ruling.verdict };
         let took = now.at.saturating_duration_since(flight.since);
         self.emit(Event::Attempt { destination: self.name(), endpoint: Arc::clone(&flight.name), envelope: id, phase, verdict, took });
-        let outcome = format!("{}: {}", verdict.name(), ruling.seen);
-        let record = AttemptRecord { endpoint: Arc::clone(&flight.name), phase, outcome, at: now.wall, ambiguous: ruling.ambiguous };
+        let record = self.told(&flight, outcome, &ruling, verdict, was_active, now);
         if !there {
             self.concerns(&flight, &ruling);
         }
@@ -354,7 +356,7 @@ impl Engine {
         }
         match ruling.verdict {
             _ if there => self.replay_spared(&flight, record),
-            _ if refused => self.replay_refused(&flight, &ruling, phase, now),
+            _ if refused => self.replay_refused(&flight, ruling.seen, record),
             Verdict::Delivered => self.delivered(&flight, record, Delivered::Ok, took),
             Verdict::DeliveredWithWarning => self.delivered(&flight, record, Delivered::Warning, took),
             Verdict::Unconfirmed => self.delivered(&flight, record, Delivered::Unconfirmed, took),
@@ -558,8 +560,7 @@ impl Engine {
         engine.inherit_replays(&self.replays);
         engine.outages = std::mem::take(&mut self.outages);
         for (id, flight) in self.flights.drain() {
-            let outcome = "ambiguous: cut when the delivery loop was started again".to_owned();
-            let record = AttemptRecord { endpoint: flight.name, phase: Phase::Answer, outcome, at: now.wall, ambiguous: true };
+            let record = story::cut(&flight, now);
             if self.policies.ambiguous == Ambiguous::Hold {
                 engine.hold(id, record);
             } else {

@@ -259,4 +259,15 @@ impl Verdict {
             Verdict::Ambiguous => "ambiguous",
         }
     }
+
+    /// For scripts.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Verdict::DeliveredWithWarning => "delivered-with-warning",
+            Verdict::Unconfirmed => "unconfirmed",
+            Verdict::DeadLetter => "dead-letter",
+            Verdict::Delivered | Verdict::Retry | Verdict::Elsewhere | Verdict::Hold | Verdict::Ambiguous => self.name(),
+        }
+    }
 }

@@ -582,7 +582,7 @@ impl Running {
         if !matches!(report.kind, ReportKind::DeadLetter | ReportKind::Held) {
             return report;
         }
-        let told = report.envelope().and_then(|id| self.committer.spool().story(id).ok()).and_then(|(view, _)| view.last);
+        let told = report.envelope().and_then(|id| self.committer.spool().story(id).ok()).and_then(|story| story.view.last);
         match told {
             Some(last) => Report { endpoint: last.endpoint, text: last.outcome, ..report },
             None => report,
@@ -590,7 +590,7 @@ impl Running {
     }
 
     fn outcome(&self, id: EnvelopeId) -> Result<Report, ClientError> {
-        let (view, _) = self.committer.spool().story(id)?;
+        let view = self.committer.spool().story(id)?.view;
         let last = view.last.as_ref();
         let text = last.map_or_else(|| view.state.name().to_owned(), |last| last.outcome.clone());
         let kind = match view.state {

@@ -16,8 +16,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -25,21 +25,39 @@ use tokio::time::Instant;
 /// A boxed future.
 pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// How long an answer took, from the last byte handed to the system; filled in by the courier when there is one.
+/// What an attempt met on its way; filled in by the courier as far as it comes, and read when it ended.
 #[derive(Debug, Clone, Default)]
-pub struct AnswerTime(Arc<AtomicU64>);
+pub struct Met(Arc<Way>);
 
-impl AnswerTime {
-    /// The answer came.
-    pub fn set(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.0.store(micros.saturating_add(1), Ordering::Release);
+#[derive(Debug, Default)]
+struct Way {
+    /// Microseconds and one.
+    answer: AtomicU64,
+    address: Mutex<Option<SocketAddr>>,
+}
+
+impl Met {
+    /// It is connected to this address; of several the last one counts.
+    pub fn connected(&self, address: SocketAddr) {
+        *self.0.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
     }
 
-    /// How long it took, if it came.
+    /// The answer came so long after the last byte was handed to the system.
+    pub fn answered(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.0.answer.store(micros.saturating_add(1), Ordering::Release);
+    }
+
+    /// The address it was connected to, if it came so far.
     #[must_use]
-    pub fn get(&self) -> Option<Duration> {
-        self.0.load(Ordering::Acquire).checked_sub(1).map(Duration::from_micros)
+    pub fn address(&self) -> Option<SocketAddr> {
+        *self.0.address.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long the answer took, if it came.
+    #[must_use]
+    pub fn answer(&self) -> Option<Duration> {
+        self.0.answer.load(Ordering::Acquire).checked_sub(1).map(Duration::from_micros)
     }
 }
 
@@ -55,7 +73,7 @@ pub struct Order {
     /// First ask the endpoint whether it has it; if so, send nothing and report `Outcome::AlreadyThere`.
     pub ask: bool,
     /// To be filled in.
-    pub answer: AnswerTime,
+    pub met: Met,
 }
 
 /// A failed probe.

@@ -7,6 +7,7 @@ use crate::config::{Endpoint, Finding, Names};
 use crate::delivery::status::NameStatus;
 use crate::delivery::{Outcome, Phase};
 use crate::endpoint::pool::Service;
+use crate::io::courier::Met;
 use crate::io::lookup::Dns;
 use crate::io::resolve::{Followed, Resolver};
 use crate::io::stream::Stream;
@@ -53,19 +54,26 @@ impl Dialer {
     /// # Errors
     /// `Outcome::NotSent`.
     pub async fn dial(&self, deadline: Instant) -> Result<Stream, Outcome> {
-        self.dial_with(self.tls.as_ref(), deadline).await
+        self.dial_met(deadline, &Met::default()).await
+    }
+
+    /// The same for an attempt, which is told the address as soon as that is connected.
+    /// # Errors
+    /// `Outcome::NotSent`.
+    pub async fn dial_met(&self, deadline: Instant, met: &Met) -> Result<Stream, Outcome> {
+        self.dial_with(self.tls.as_ref(), deadline, met).await
     }
 
     /// The same without TLS, whatever the endpoint speaks: for a probe of the way there.
     /// # Errors
     /// `Outcome::NotSent`.
     pub async fn dial_plain(&self, deadline: Instant) -> Result<Stream, Outcome> {
-        self.dial_with(None, deadline).await
+        self.dial_with(None, deadline, &Met::default()).await
     }
 
-    async fn dial_with(&self, tls: Option<&ClientTls>, deadline: Instant) -> Result<Stream, Outcome> {
+    async fn dial_with(&self, tls: Option<&ClientTls>, deadline: Instant, met: &Met) -> Result<Stream, Outcome> {
         let addresses = self.addresses(deadline).await?;
-        let connected = connect(&addresses, &self.endpoint.address(), tls, deadline).await;
+        let connected = connect_met(&addresses, &self.endpoint.address(), tls, deadline, met).await;
         match (&connected, &self.sought) {
             (Ok(stream), _) => *self.took.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.peer().ip()),
             (Err(_), Sought::Host(followed)) => followed.suspect(),
@@ -162,7 +170,14 @@ pub async fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<Soc
 /// # Errors
 /// `Outcome::NotSent` in the phase `Connect` or `Tls`.
 pub async fn connect(addresses: &[SocketAddr], name: &str, tls: Option<&ClientTls>, deadline: Instant) -> Result<Stream, Outcome> {
+    connect_met(addresses, name, tls, deadline, &Met::default()).await
+}
+
+async fn connect_met(addresses: &[SocketAddr], name: &str, tls: Option<&ClientTls>, deadline: Instant, met: &Met) -> Result<Stream, Outcome> {
     let tcp = connect_by(addresses, name, deadline, TcpStream::connect).await?;
+    if let Ok(peer) = tcp.peer_addr() {
+        met.connected(peer);
+    }
     let Some(tls) = tls else {
         return Stream::plain(tcp).map_err(|error| not_sent(Phase::Connect, format!("{name} closed the connection at once: {error}"), false));
     };

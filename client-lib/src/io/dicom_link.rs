@@ -21,7 +21,7 @@ use crate::dicom::status::SOP_CLASS_NOT_SUPPORTED;
 use crate::dicom::uid;
 use crate::event::{Event, Events};
 use crate::ids::{DestinationId, EndpointId};
-use crate::io::courier::{AnswerTime, Answered, Boxed, Content, Courier, Order, Parcel, Patience, ProbeFailure};
+use crate::io::courier::{Answered, Boxed, Content, Courier, Met, Order, Parcel, Patience, ProbeFailure};
 use crate::io::dial::Dialer;
 use crate::io::dicom_body::{Body, BodyError, Source, Watched};
 use crate::io::dicom_open::{self, Need, Opened};
@@ -88,7 +88,7 @@ impl Shared {
         let open = || Watched::open(&head, &file, &whole);
         // No number of the spool's: nothing waits there for this object.
         let none = DestinationId(u16::MAX);
-        let store = self.store(endpoint, fresh, &keys, none, AnswerTime::default(), open);
+        let store = self.store(endpoint, fresh, &keys, none, Met::default(), open);
         let outcome = timeout_at(patience.until, store).await.unwrap_or_else(|_| {
             let cause = "its share of the time was over".to_owned();
             if whole.load(std::sync::atomic::Ordering::Acquire) {
@@ -101,7 +101,7 @@ impl Shared {
     }
 
     async fn attempt(self: &Arc<Self>, order: Order) -> Outcome {
-        let Order { envelope, endpoint, fresh, ask, answer } = order;
+        let Order { envelope, endpoint, fresh, ask, met } = order;
         if ask {
             match self.has(endpoint, &envelope.keys).await {
                 Ok(true) => return Outcome::AlreadyThere,
@@ -110,7 +110,7 @@ impl Shared {
             }
         }
         let reader = || Ok(Box::new(in_place::run(|| self.spool.open_content(envelope.message))?) as Box<dyn Source>);
-        self.store(endpoint, fresh, &envelope.keys, envelope.destination, answer, reader).await
+        self.store(endpoint, fresh, &envelope.keys, envelope.destination, met, reader).await
     }
 
     /// Whether an endpoint says that it has an object.
@@ -132,7 +132,7 @@ impl Shared {
         fresh: bool,
         keys: &Keys,
         destination: DestinationId,
-        answer_time: AnswerTime,
+        met: Met,
         open: impl Fn() -> Result<Box<dyn Source>, BodyError>,
     ) -> Outcome {
         let Some(seat) = self.seats.get(endpoint.index()) else {
@@ -143,7 +143,7 @@ impl Shared {
         let mut fresh = fresh;
         let mut refused = None;
         loop {
-            let mut lease = match self.acquire(seat, &need, fresh, destination).await {
+            let mut lease = match self.acquire(seat, &need, fresh, destination, &met).await {
                 Ok(lease) => lease,
                 // Its answer to the object as it is says more.
                 Err(Outcome::NoContext { .. }) if refused.is_some() => return refused.unwrap_or(Outcome::Stored { status: SOP_CLASS_NOT_SUPPORTED }),
@@ -162,7 +162,7 @@ impl Shared {
                 }
             };
             let (reply, answer) = oneshot::channel();
-            let job = Job { request: request(keys), context: lease.context, body, reply, answer: answer_time.clone() };
+            let job = Job { request: request(keys), context: lease.context, body, reply, met: met.clone() };
             if lease.jobs.send(job).is_err() {
                 continue;
             }
@@ -211,7 +211,7 @@ impl Shared {
     }
 
     /// An association for an attempt: whichever is free first, a kept one or the one opened for it.
-    async fn acquire(self: &Arc<Self>, seat: &Arc<Seat>, need: &Need, fresh: bool, destination: DestinationId) -> Result<Lease, Outcome> {
+    async fn acquire(self: &Arc<Self>, seat: &Arc<Seat>, need: &Need, fresh: bool, destination: DestinationId, met: &Met) -> Result<Lease, Outcome> {
         let limit = usize::from(self.destination.associations.get());
         // Every association in use ends or answers within this time.
         let deadline = Instant::now() + self.destination.connect_timeout + self.destination.ack_timeout;
@@ -221,20 +221,24 @@ impl Shared {
         loop {
             // Made before looking, so that no change in between is missed.
             let changed = seat.changed.notified();
-            if let Some(failure) = waiting.shared_failure().filter(|_| opening.is_none()) {
+            if let Some((failure, address)) = waiting.shared_failure().filter(|_| opening.is_none()) {
+                address.into_iter().for_each(|address| met.connected(address));
                 return Err(failure);
             }
             match seat.find(need, kept_up_to, limit, opening.is_none()) {
-                Found::Lent(lease) => return Ok(lease),
+                Found::Lent(lease) => {
+                    met.connected(lease.peer);
+                    return Ok(lease);
+                }
                 Found::Refused => {
                     return Err(Outcome::NoContext { sop_class: need.sop_class.clone(), transfer_syntax: need.transfer_syntax.clone() });
                 }
                 Found::Room(place) => {
                     let (done, opened) = oneshot::channel();
-                    let (shared, need) = (self.clone(), need.clone());
+                    let (shared, need, met) = (self.clone(), need.clone(), met.clone());
                     tokio::spawn(async move {
                         // The attempt may have found another one meanwhile: then nobody waits for it.
-                        let _ = done.send(shared.open_into(place, &need, destination).await);
+                        let _ = done.send(shared.open_into(place, &need, destination, &met).await);
                     });
                     opening = Some(opened);
                 }
@@ -262,9 +266,9 @@ impl Shared {
     }
 
     /// Opens an association and takes it into the pool. An error is a failure of the endpoint; that it takes no more of them at once is none.
-    async fn open_into(&self, place: dicom_pool::Place, need: &Need, destination: DestinationId) -> Result<(), Outcome> {
+    async fn open_into(&self, place: dicom_pool::Place, need: &Need, destination: DestinationId, met: &Met) -> Result<(), Outcome> {
         let (seat, begun) = (place.seat().clone(), Instant::now());
-        let opened = self.open(&seat, need, destination).await;
+        let opened = self.open(&seat, need, destination, met).await;
         seat.opening_ended(need);
         match opened {
             Ok(opened) => {
@@ -279,17 +283,17 @@ impl Shared {
                 Ok(())
             }
             Err(failure) => {
-                seat.failed(need, &failure);
+                seat.failed(need, &failure, met.address());
                 Err(failure)
             }
         }
     }
 
-    async fn open(&self, seat: &Seat, need: &Need, destination: DestinationId) -> Result<Opened, Outcome> {
+    async fn open(&self, seat: &Seat, need: &Need, destination: DestinationId, met: &Met) -> Result<Opened, Outcome> {
         let deadline = Instant::now() + self.destination.connect_timeout;
         let pairs = self.pairs(need, destination);
         let proposal = dicom_open::proposal(&need.calling_ae, &seat.endpoint.ae_title, &pairs, self.settings().window);
-        let stream = seat.dialer.dial(deadline).await?;
+        let stream = seat.dialer.dial_met(deadline, met).await?;
         dicom_open::open(stream, &proposal, &seat.name, deadline).await
     }
 

@@ -8,7 +8,7 @@ use crate::delivery::standby::Refusal;
 use crate::dicom::pdu::Reject;
 use crate::dicom::synthetic;
 use crate::dicom::walker::{EXPLICIT_LITTLE, IMPLICIT_LITTLE};
-use crate::io::courier::AnswerTime;
+use crate::io::courier::Met;
 use crate::io::dicom_peer::{Act, Peer, Query, Script};
 use crate::io::dicom_probe::failure;
 use crate::io::disk::Directory;
@@ -118,7 +118,7 @@ impl Rig {
     /// An attempt of the next waiting envelope.
     fn attempt(&self, fresh: bool) -> Boxed<Outcome> {
         let envelope = self.spool.take(self.destination).unwrap().unwrap();
-        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh, ask: false, answer: AnswerTime::default() })
+        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh, ask: false, met: Met::default() })
     }
 
     async fn deliver(&self, ae: &str, class: &str, syntax: &str, content: &[u8]) -> Outcome {
@@ -230,7 +230,9 @@ async fn a_title_that_never_rests_gives_way_after_its_turn() {
         keys.set(key, value.as_bytes());
     }
     let need = rig.courier.0.need(&keys);
-    let lease = timeout(Duration::from_secs(10), rig.courier.0.acquire(&rig.courier.0.seats[0], &need, false, rig.destination)).await.unwrap();
+    let lease = timeout(Duration::from_secs(10), rig.courier.0.acquire(&rig.courier.0.seats[0], &need, false, rig.destination, &Met::default()))
+        .await
+        .unwrap();
     assert!(lease.is_ok());
     assert!(begun.elapsed() < 3 * crate::limits::ASSOCIATION_TURN, "{:?}", begun.elapsed());
     busy.abort();
@@ -525,10 +527,10 @@ async fn how_long_the_answer_took_is_told() {
     let rig = rig(Script::default(), |_| ()).await;
     rig.put("CT1", CT, EXPLICIT_LITTLE, EXPLICIT);
     let envelope = rig.spool.take(rig.destination).unwrap().unwrap();
-    let answer = AnswerTime::default();
-    let order = Order { envelope, endpoint: EndpointId(0), fresh: false, ask: false, answer: answer.clone() };
+    let met = Met::default();
+    let order = Order { envelope, endpoint: EndpointId(0), fresh: false, ask: false, met: met.clone() };
     assert_eq!(rig.courier.attempt(order).await, STORED);
-    assert!(answer.get().is_some());
+    assert!(met.answer().is_some());
 }
 
 /// What the peer of these tests has.
@@ -544,7 +546,7 @@ impl Rig {
             keys.set(key, value.as_bytes());
         }
         envelope.keys = Arc::new(keys);
-        let order = Order { envelope, endpoint: EndpointId(0), fresh: false, ask: true, answer: AnswerTime::default() };
+        let order = Order { envelope, endpoint: EndpointId(0), fresh: false, ask: true, met: Met::default() };
         timeout(Duration::from_secs(20), self.courier.attempt(order)).await.unwrap()
     }
 

@@ -66,8 +66,8 @@ struct Pool {
     opening: Vec<String>,
     /// Calling AE titles that let an association go for its place.
     reserved: Vec<String>,
-    /// The last failure to open: when, for which calling AE title, what.
-    failed: Option<(Instant, String, Outcome)>,
+    /// The last failure to open: when, for which calling AE title, what, and where if it was connected.
+    failed: Option<(Instant, String, Outcome, Option<SocketAddr>)>,
 }
 
 /// An association that takes jobs.
@@ -110,6 +110,8 @@ pub(crate) struct Lease {
     seat: Arc<Seat>,
     link: u64,
     pub(crate) jobs: Jobs,
+    /// Whom it is connected to.
+    pub(crate) peer: SocketAddr,
     cancel: Arc<Notify>,
     /// The presentation context for the object.
     pub(crate) context: u8,
@@ -142,11 +144,11 @@ pub(crate) struct Waiting<'a> {
 
 impl Waiting<'_> {
     /// A failure to open that somebody else met while this one waited, and that it would meet too.
-    pub(crate) fn shared_failure(&self) -> Option<Outcome> {
+    pub(crate) fn shared_failure(&self) -> Option<(Outcome, Option<SocketAddr>)> {
         let pool = self.seat.pool();
-        let (at, calling_ae, outcome) = pool.failed.as_ref()?;
+        let (at, calling_ae, outcome, address) = pool.failed.as_ref()?;
         let same = calling_ae == self.calling_ae || matches!(outcome, Outcome::NotSent { .. });
-        (same && *at > self.since && pool.links.is_empty()).then(|| outcome.clone())
+        (same && *at > self.since && pool.links.is_empty()).then(|| (outcome.clone(), *address))
     }
 }
 
@@ -266,8 +268,8 @@ impl Seat {
         if let Some((_, index, context, convert_to)) = best {
             let link = &mut pool.links[index];
             link.in_use += 1;
-            let (link, jobs, cancel) = (link.id, link.jobs.clone(), link.cancel.clone());
-            return Found::Lent(Lease { seat: self.clone(), link, jobs, cancel, context, convert_to, ended: false });
+            let (link, jobs, peer, cancel) = (link.id, link.jobs.clone(), link.peer, link.cancel.clone());
+            return Found::Lent(Lease { seat: self.clone(), link, jobs, peer, cancel, context, convert_to, ended: false });
         }
         // Dropping it has it released; its place is free when it is closed, for who let it go.
         if may_open
@@ -295,8 +297,8 @@ impl Seat {
     }
 
     /// No association could be opened.
-    pub(crate) fn failed(&self, need: &Need, outcome: &Outcome) {
-        self.pool().failed = Some((Instant::now(), need.calling_ae.clone(), outcome.clone()));
+    pub(crate) fn failed(&self, need: &Need, outcome: &Outcome, address: Option<SocketAddr>) {
+        self.pool().failed = Some((Instant::now(), need.calling_ae.clone(), outcome.clone(), address));
     }
 
     /// Takes a new association into the pool.

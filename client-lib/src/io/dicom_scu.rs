@@ -15,7 +15,7 @@ use crate::dicom::association::Indication;
 use crate::dicom::dimse::{self, Command, Response, StoreRq};
 use crate::dicom::pdu::{self, Fragment};
 use crate::dicom::status::{self, StatusClass};
-use crate::io::courier::AnswerTime;
+use crate::io::courier::Met;
 use crate::io::dicom_body::{Body, BodyError, Outgoing, Piece, SLICES};
 use crate::io::dicom_open::Opened;
 use crate::io::in_place;
@@ -45,8 +45,8 @@ pub(crate) struct Job {
     pub(crate) body: Body,
     /// Told how it ended.
     pub(crate) reply: oneshot::Sender<Result<Outcome, Unused>>,
-    /// Told how long the answer took.
-    pub(crate) answer: AnswerTime,
+    /// Told how long the answer took, and to whom it is connected.
+    pub(crate) met: Met,
 }
 
 /// Where jobs are put. When every sender is gone, the association ends its work and is released.
@@ -111,7 +111,7 @@ pub(crate) fn start(opened: Opened, settings: Settings, cancel: Arc<Notify>, pro
 struct Flight {
     message_id: u16,
     reply: oneshot::Sender<Result<Outcome, Unused>>,
-    answer: AnswerTime,
+    met: Met,
     /// Bytes queued in all when its last fragment was.
     ends_at: Option<u64>,
     /// When its last byte was handed to the system.
@@ -287,7 +287,7 @@ impl Scu {
 
     /// Begins a job. Its first piece is read before its command leaves: content that cannot be read costs no association.
     fn begin(&mut self, job: Job) -> Result<(), End> {
-        let Job { mut request, context, mut body, reply, answer: answer_time } = job;
+        let Job { mut request, context, mut body, reply, met } = job;
         if reply.is_closed() {
             return Ok(());
         }
@@ -304,7 +304,7 @@ impl Scu {
         let reused = self.served > 0;
         self.served += 1;
         let message_id = request.message_id;
-        self.flights.push(Flight { message_id, reply, answer: answer_time, ends_at: None, sent_at: None, reused });
+        self.flights.push(Flight { message_id, reply, met, ends_at: None, sent_at: None, reused });
         self.progress_at = Instant::now();
         let association = &mut self.wire.opened.association;
         association.send_command(context, &dimse::encode_store_rq(&request)).map_err(|wrong| End::Fault(wrong.to_string()))?;
@@ -400,7 +400,7 @@ impl Scu {
         let flight = self.flights.remove(index);
         let class = status::class(response.status);
         if let Some(sent_at) = flight.sent_at {
-            flight.answer.set(sent_at.elapsed());
+            flight.met.answered(sent_at.elapsed());
             if class == StatusClass::ProtocolFault {
                 self.doomed = Some("it answered with a protocol fault".to_owned());
             }
@@ -579,7 +579,7 @@ mod tests {
             let (reply, answer) = oneshot::channel();
             let request = StoreRq { sop_class: CT.into(), sop_instance: "1.2.3".into(), priority: 1, ..StoreRq::default() };
             let body = Body::plain(Box::new(Counting { size, at: 0, breaks_at }));
-            let sent = self.jobs.send(Job { request, context: 1, body, reply, answer: AnswerTime::default() });
+            let sent = self.jobs.send(Job { request, context: 1, body, reply, met: Met::default() });
             if let Err(unsent) = sent {
                 unsent.0.reply.send(Err(Unused)).unwrap();
             }

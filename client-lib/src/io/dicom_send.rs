@@ -10,7 +10,7 @@ use crate::dicom::pdu::Reject;
 use crate::dicom::status::{self, StatusClass};
 use crate::dicom::uid;
 use crate::dicom::walker::DEFLATED;
-use crate::io::courier::AnswerTime;
+use crate::io::courier::Met;
 use crate::io::dial;
 use crate::io::dicom_body::{Body, BodyError, FileSource};
 use crate::io::dicom_open::{self, Fit, Need, Opened};
@@ -272,7 +272,7 @@ impl Sending {
             };
             let request = StoreRq { sop_class: head.sop_class.clone(), sop_instance: head.sop_instance.clone(), ..StoreRq::default() };
             let (reply, answer) = oneshot::channel();
-            if open.jobs.send(Job { request, context, body, reply, answer: AnswerTime::default() }).is_ok()
+            if open.jobs.send(Job { request, context, body, reply, met: Met::default() }).is_ok()
                 && let Ok(Ok(outcome)) = answer.await
             {
                 if !matches!(outcome, Outcome::Stored { .. } | Outcome::Local { .. } | Outcome::Damaged { .. }) {

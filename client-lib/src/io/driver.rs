@@ -25,7 +25,7 @@ use crate::endpoint::wishes::Wishes;
 use crate::event::Events;
 use crate::ids::{DestinationId, EndpointId, EnvelopeId};
 use crate::io::committer::Committer;
-use crate::io::courier::{AnswerTime, Answered, Boxed, Courier, Order, Parcel, Patience, ProbeFailure};
+use crate::io::courier::{Answered, Boxed, Courier, Met, Order, Parcel, Patience, ProbeFailure};
 use crate::io::stop::Stop;
 use crate::limits::POOL_KNOWN;
 use crate::spool::{Filter, Planned, Settlement, Spool, SpoolError, State, UnixMillis};
@@ -393,7 +393,7 @@ enum Errand {
 }
 
 enum Ended {
-    Attempt(Outcome, AnswerTime),
+    Attempt(Outcome, Met),
     Probe(Result<Duration, ProbeFailure>),
     Rehearsal(Rehearsed),
     Replay(Result<Planned, String>),
@@ -428,7 +428,7 @@ impl Shared {
             match action {
                 Action::Attempt { envelope, endpoint, fresh, ask, synced } => {
                     let name = core.engine.destination().endpoints.get(endpoint.index()).map(|e| Arc::clone(&e.name));
-                    let order = Order { envelope, endpoint, fresh, ask, answer: AnswerTime::default() };
+                    let order = Order { envelope, endpoint, fresh, ask, met: Met::default() };
                     core.jobs.push(Job::Attempt { courier: Arc::clone(&core.courier), order, synced: name.filter(|_| synced) });
                 }
                 Action::Probe { endpoint, store } => {
@@ -563,9 +563,12 @@ impl Shared {
     fn finish(&self, errand: Errand, ended: Result<Ended, String>) {
         let mut core = self.core();
         match (errand, ended) {
-            (Errand::Attempt(id), Ok(Ended::Attempt(outcome, answer))) => {
-                if let Some(took) = answer.get() {
+            (Errand::Attempt(id), Ok(Ended::Attempt(outcome, met))) => {
+                if let Some(took) = met.answer() {
                     core.engine.answered_in(id, took, now());
+                }
+                if let Some(address) = met.address() {
+                    core.engine.met(id, address);
                 }
                 core.engine.ended(id, &outcome, now());
             }
@@ -707,13 +710,13 @@ fn begin(shared: &Arc<Shared>, job: Job) -> (Errand, Boxed<Ended>) {
             let (id, committer) = (order.envelope.id, shared.committer.clone());
             let work = async move {
                 if let Some(endpoint) = synced
-                    && let Err(error) = committer.settle(id, Settlement::Started { endpoint }).await
+                    && let Err(error) = committer.settle(id, Settlement::Started { endpoint, at: now().wall }).await
                 {
                     let cause = format!("the start could not be recorded: {error}");
-                    return Ended::Attempt(Outcome::Local { cause, permanent: false }, AnswerTime::default());
+                    return Ended::Attempt(Outcome::Local { cause, permanent: false }, Met::default());
                 }
-                let answer = order.answer.clone();
-                Ended::Attempt(courier.attempt(order).await, answer)
+                let met = order.met.clone();
+                Ended::Attempt(courier.attempt(order).await, met)
             };
             (Errand::Attempt(id), Box::pin(work))
         }

@@ -12,7 +12,7 @@ use crate::delivery::{AckCode, Outcome, Phase, Silence};
 use crate::event::{Event, Events};
 use crate::hl7::message::Message;
 use crate::ids::EndpointId;
-use crate::io::courier::{AnswerTime, Answered, Boxed, Content, Courier, Order, Parcel, Patience, ProbeFailure};
+use crate::io::courier::{Answered, Boxed, Content, Courier, Met, Order, Parcel, Patience, ProbeFailure};
 use crate::io::dial::{self, Dialer};
 use crate::io::http_probe::HttpProbe;
 use crate::io::mllp_exchange::{Dispatch, LateAnswer, Link, Source, silent};
@@ -22,7 +22,7 @@ use crate::io::tls::ClientTls;
 use crate::keys::Key;
 use crate::limits::MLLP_BLOCK_BYTES_DEFAULT;
 use crate::mllp::{CR, FS, SB};
-use crate::spool::{AttemptRecord, Settlement, Spool};
+use crate::spool::{Answer, AttemptRecord, Settlement, Spool};
 use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
@@ -154,8 +154,8 @@ impl Courier for MllpCourier {
             let Content::Hl7(content) = parcel.0 else {
                 return (Outcome::Local { cause: "an image cannot be sent to an HL7 receiver".into(), permanent: true }, None);
             };
-            let (answer, dispatch) = (AnswerTime::default(), by_hand(content, patience.answer_within));
-            let exchange = shared.exchange(endpoint, fresh, patience.connect_by, dispatch, &answer);
+            let (met, dispatch) = (Met::default(), by_hand(content, patience.answer_within));
+            let exchange = shared.exchange(endpoint, fresh, patience.connect_by, dispatch, &met);
             // Connecting ends by itself before: what is cut here may have been sent.
             let late = || Outcome::Unanswered { silence: Silence::Timeout, cause: "its share of the time was over".into() };
             tokio::time::timeout_at(patience.until, exchange).await.unwrap_or_else(|_| (late(), None))
@@ -219,7 +219,7 @@ impl Shared {
         let silent = silent(envelope.keys.get(Key::AckConditions), self.destination.silence_as_asked);
         let dispatch = Dispatch { source, control_id, envelope: Some(envelope.id), silent, timeout: self.destination.ack_timeout };
         let connect_by = Instant::now() + self.destination.connect_timeout;
-        self.exchange(order.endpoint, order.fresh, connect_by, dispatch, &order.answer).await.0
+        self.exchange(order.endpoint, order.fresh, connect_by, dispatch, &order.met).await.0
     }
 
     /// One exchange, on a kept connection or a fresh one, which is kept if it is fit for another.
@@ -229,7 +229,7 @@ impl Shared {
         fresh: bool,
         connect_by: Instant,
         dispatch: Dispatch,
-        answer: &AnswerTime,
+        met: &Met,
     ) -> (Outcome, Option<Bytes>) {
         let Some(post) = self.posts.get(endpoint.index()) else {
             return (Outcome::Local { cause: "the endpoint is not configured any more".into(), permanent: false }, None);
@@ -237,16 +237,17 @@ impl Shared {
         let kept = if fresh { None } else { self.idle_link(post, &dispatch.control_id).await };
         let mut kept = match kept {
             Some(kept) => kept,
-            None => match self.dial(post, connect_by).await {
+            None => match self.dial(post, connect_by, met).await {
                 Ok(kept) => kept,
                 Err(outcome) => return (outcome, None),
             },
         };
+        met.connected(kept.place.address);
         let (outcome, text) = kept.link.exchange(dispatch).await;
         if let Some(took) = kept.link.answered_in() {
-            answer.set(took);
+            met.answered(took);
         }
-        self.note(post, kept.link.take_late());
+        self.note(post, &mut kept);
         self.keep(endpoint, kept);
         (outcome, text)
     }
@@ -256,16 +257,16 @@ impl Shared {
         loop {
             let mut kept = locked(&post.idle).pop()?;
             let good = post.dialer.is_current(kept.place.address) && !kept.link.knows(control_id) && kept.link.look().await;
-            self.note(post, kept.link.take_late());
+            self.note(post, &mut kept);
             if good && !kept.link.knows(control_id) {
                 return Some(kept);
             }
         }
     }
 
-    async fn dial(&self, post: &Post, deadline: Instant) -> Result<Kept, Outcome> {
+    async fn dial(&self, post: &Post, deadline: Instant, met: &Met) -> Result<Kept, Outcome> {
         let drains = post.drains.load(Ordering::Acquire);
-        let stream = post.dialer.dial(deadline).await?;
+        let stream = post.dialer.dial_met(deadline, met).await?;
         let place = Place::new(stream.peer(), &post.open);
         Ok(Kept { link: Link::new(stream, post.endpoint.address()), since: Instant::now(), drains, place })
     }
@@ -304,11 +305,11 @@ impl Shared {
                 } else if kept.link.look().await {
                     good.push(kept);
                 } else {
-                    self.note(post, kept.link.take_late());
+                    self.note(post, &mut kept);
                 }
             }
             for kept in &mut good {
-                self.note(post, kept.link.take_late());
+                self.note(post, kept);
             }
             let drains = post.drains.load(Ordering::Acquire);
             good.retain(|kept| kept.drains == drains);
@@ -323,12 +324,13 @@ impl Shared {
     }
 
     /// Writes answers to earlier messages into their stories.
-    fn note(&self, post: &Post, late: Vec<LateAnswer>) {
-        for LateAnswer { envelope, code, error } in late {
+    fn note(&self, post: &Post, kept: &mut Kept) {
+        for LateAnswer { envelope, code, error: number } in kept.link.take_late() {
             let Some(envelope) = envelope else { continue };
-            let error = error.map(|error| format!(" {error}")).unwrap_or_default();
+            let error = number.map(|error| format!(" {error}")).unwrap_or_default();
             let outcome = format!("{}{error}, the application's answer after custody had ended", code.name());
-            let record = AttemptRecord { endpoint: post.endpoint.name.clone(), phase: Phase::Answer, outcome, at: unix_millis(), ambiguous: false };
+            let record = AttemptRecord::new(post.endpoint.name.clone(), Phase::Answer, outcome, unix_millis());
+            let record = AttemptRecord { address: Some(kept.place.address), answer: Some(Answer::Hl7 { code, error: number }), ..record };
             // The envelope may have left history already: then there is no story to write into.
             let _ = self.spool.settle(envelope, Settlement::Note(record));
             if !code.is_positive() {
@@ -371,7 +373,7 @@ impl Shared {
                 Ok(took)
             }
             Probe::Tls => {
-                let kept = self.dial(post, deadline).await.map_err(failure)?;
+                let kept = self.dial(post, deadline, &Met::default()).await.map_err(failure)?;
                 let took = begun.elapsed();
                 kept.link.close().await;
                 Ok(took)
@@ -381,7 +383,7 @@ impl Shared {
                     phase: Phase::Resolve,
                     cause: format!("the test message {} cannot be read: {error}", file.display()),
                 })?;
-                let mut kept = self.dial(post, deadline).await.map_err(failure)?;
+                let mut kept = self.dial(post, deadline, &Met::default()).await.map_err(failure)?;
                 let timeout = deadline.saturating_duration_since(Instant::now());
                 let (outcome, _) = kept.link.exchange(by_hand(content, timeout)).await;
                 let took = kept.link.answered_in().unwrap_or_default();

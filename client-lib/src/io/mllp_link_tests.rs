@@ -4,7 +4,7 @@
 use super::*;
 use crate::config::destination::read_client;
 use crate::config::read::Reading;
-use crate::io::courier::AnswerTime;
+use crate::io::courier::Met;
 use crate::io::disk::Directory;
 use crate::keys::Keys;
 use crate::mllp::{self, Decoded, Decoder};
@@ -91,7 +91,7 @@ impl Bench {
     }
 
     async fn attempt(&self, envelope: Envelope, fresh: bool) -> Outcome {
-        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh, ask: false, answer: AnswerTime::default() }).await
+        self.courier.attempt(Order { envelope, endpoint: EndpointId(0), fresh, ask: false, met: Met::default() }).await
     }
 }
 
@@ -125,7 +125,7 @@ async fn parallel_attempts_have_connections_of_their_own_and_few_are_kept() {
                 endpoint: EndpointId(0),
                 fresh: false,
                 ask: false,
-                answer: AnswerTime::default(),
+                met: Met::default(),
             })
         })
         .collect();

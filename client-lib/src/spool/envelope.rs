@@ -3,11 +3,11 @@
 //! Errors: none.
 
 use crate::config::{LaneRule, Ordering};
-use crate::delivery::Phase;
 use crate::event::Delivered;
 use crate::ids::{DestinationId, EnvelopeId, MessageId};
 use crate::keys::{Key, Keys};
 use crate::spool::UnixMillis;
+use crate::spool::attempt::AttemptRecord;
 use std::sync::Arc;
 
 /// One envelope-to-be.
@@ -96,21 +96,6 @@ pub struct Envelope {
     pub replay: bool,
 }
 
-/// What became of an attempt, for the envelope's story.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttemptRecord {
-    /// Endpoint's name.
-    pub endpoint: Arc<str>,
-    /// How far it came.
-    pub phase: Phase,
-    /// For people: verdict and what was seen, e.g. "AE 204" or "A700H". No patient data.
-    pub outcome: String,
-    /// When it ended.
-    pub at: UnixMillis,
-    /// Sent whole, unanswered.
-    pub ambiguous: bool,
-}
-
 /// What becomes of an envelope in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
@@ -118,6 +103,8 @@ pub enum Settlement {
     Started {
         /// Endpoint's name.
         endpoint: Arc<str>,
+        /// When.
+        at: UnixMillis,
     },
     /// Not delivered; it waits, at the head of its lane, until `due` is called.
     Deferred(AttemptRecord),

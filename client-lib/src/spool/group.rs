@@ -377,6 +377,7 @@ impl Inner {
             match (item.entry, item.effect) {
                 (Entry::Message { id: message, fingerprint, seats, extents, accepted_at, .. }, Effect::Message) => {
                     id = message;
+                    index.flows.accepted(seats.iter().map(|s| s.destination), item.length, &extents);
                     for seat in &seats {
                         index.push(message + u64::from(seat.delta), at, seat);
                         ready.insert(seat.destination);
@@ -408,11 +409,13 @@ impl Inner {
                     lock(&to).insert(message, at);
                     lock(&self.recent).relocate(message, from, at);
                 }
-                (Entry::State { envelope, lsn, .. }, Effect::State(freed)) => {
-                    index.state_written(envelope, lsn, at);
+                (Entry::State { envelope, lsn, code, flags, .. }, Effect::State(freed)) => {
+                    index.state_written(envelope, lsn, at, record::is_attempt(code, flags));
                     self.content.release(&freed);
                 }
-                (Entry::State { envelope, lsn, .. }, Effect::Copied) => index.state_written(envelope, lsn, at),
+                (Entry::State { envelope, lsn, code, flags, .. }, Effect::Copied) => {
+                    index.state_written(envelope, lsn, at, record::is_attempt(code, flags));
+                }
                 (Entry::Memory { lsn }, Effect::Memory(name, value)) => {
                     lock(&self.memory).set(name, value, lsn, at);
                 }

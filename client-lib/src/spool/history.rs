@@ -5,10 +5,11 @@
 
 use crate::ids::{DestinationId, EnvelopeId, MessageId};
 use crate::keys::{Key, Keys};
+use crate::spool::attempt::{AttemptRecord, Tail};
 use crate::spool::content::ContentReader;
-use crate::spool::envelope::{AttemptRecord, Discarded, EnvelopeView, Filter, Lane, State};
+use crate::spool::envelope::{Discarded, EnvelopeView, Filter, Lane, State};
 use crate::spool::error::SpoolError;
-use crate::spool::index::Stored;
+use crate::spool::index::{self, Stored};
 use crate::spool::journal::{Content, lock};
 use crate::spool::lanes::Place;
 use crate::spool::record::{AMBIGUOUS, ATTEMPT, Code, Message, OUT_OF_ORDER, Position, StateRecord};
@@ -68,20 +69,9 @@ impl Recent {
 impl StateRecord {
     /// A note about an envelope that has ended.
     pub(crate) fn note(envelope: u64, attempt: AttemptRecord) -> Self {
-        Self {
-            envelope,
-            message: 0,
-            message_at: Position::NONE,
-            at: attempt.at,
-            attempts: 0,
-            code: Code::Note,
-            flags: ATTEMPT | if attempt.ambiguous { AMBIGUOUS } else { 0 },
-            phase: Some(attempt.phase),
-            delivered: None,
-            endpoint: attempt.endpoint,
-            text: attempt.outcome,
-            ambiguous_at: Vec::new(),
-        }
+        let mut record = Self::end(envelope, 0, Position::NONE, Code::Note);
+        index::fill(&mut record, attempt);
+        record
     }
 
     /// The end of an envelope, said again beside a copy of its message.
@@ -99,18 +89,19 @@ impl StateRecord {
             endpoint: Arc::from(""),
             text: String::new(),
             ambiguous_at: Vec::new(),
+            tail: Tail::default(),
         }
     }
 
     pub(crate) fn attempt(&self) -> Option<AttemptRecord> {
         (self.flags & ATTEMPT != 0).then_some(())?;
-        Some(AttemptRecord {
-            endpoint: Arc::clone(&self.endpoint),
-            phase: self.phase?,
-            outcome: self.text.clone(),
-            at: self.at,
-            ambiguous: self.flags & AMBIGUOUS != 0,
-        })
+        let Tail { address, answer, verdict, took, left_for } = self.tail.clone();
+        let mut attempt = AttemptRecord::new(Arc::clone(&self.endpoint), self.phase?, self.text.clone(), self.at);
+        if let Some(took) = took {
+            attempt = attempt.lasting(took);
+        }
+        let number = if self.code == Code::Note { 0 } else { self.attempts };
+        Some(AttemptRecord { number, address, answer, verdict, left_for, ambiguous: self.flags & AMBIGUOUS != 0, ..attempt })
     }
 }
 
@@ -134,7 +125,7 @@ impl Inner {
         Ok(())
     }
 
-    fn view(&self, number: u64, destination: DestinationId, place: Place, stored: &Stored) -> EnvelopeView {
+    pub(super) fn view(&self, number: u64, destination: DestinationId, place: Place, stored: &Stored) -> EnvelopeView {
         let envelope = self.envelope(number, destination, place.lane, stored);
         let (fresh, at) = match lock(&self.index).detail(number) {
             Some(detail) => (detail.fresh.clone(), detail.at),
@@ -246,7 +237,15 @@ impl Inner {
         Ok((views, ended.last_key_value().filter(|_| more).map(|(number, _)| EnvelopeId(*number))))
     }
 
-    fn past_view(&self, number: u64, id: u64, destination: DestinationId, lane: Lane, message: Message, state: Option<StateRecord>) -> EnvelopeView {
+    pub(super) fn past_view(
+        &self,
+        number: u64,
+        id: u64,
+        destination: DestinationId,
+        lane: Lane,
+        message: Message,
+        state: Option<StateRecord>,
+    ) -> EnvelopeView {
         let replay_of = message.origin.as_ref().map(|o| EnvelopeId(o.envelope));
         let stored = Stored { id, accepted_at: message.accepted_at, size: message.size, keys: message.keys, origin: message.origin, ..nothing() };
         let mut envelope = self.envelope(number, destination, lane, &stored);
@@ -265,43 +264,6 @@ impl Inner {
         let discarded = ended_by.filter(|s| !s.text.is_empty()).map(|s| Discarded { at: s.at, reason: s.text.clone() });
         let last = state.and_then(|s| s.attempt());
         EnvelopeView { envelope, destination: self.name(destination), state: now, last, discarded, replay_of }
-    }
-
-    pub(crate) fn story(&self, id: EnvelopeId) -> Result<(EnvelopeView, Vec<AttemptRecord>), SpoolError> {
-        self.lead();
-        let waiting = lock(&self.index).find(id.0);
-        let mut found: Vec<(u64, Position)> = Vec::new();
-        let mut message: Option<(Position, u64, DestinationId, Lane)> = None;
-        self.each_entry(0, |at, entry| match entry {
-            Entry::State { lsn, envelope, .. } if envelope == id.0 => found.push((lsn, at)),
-            Entry::Message { id: message_id, seats, .. } => {
-                if let Some(seat) = seats.iter().find(|s| message_id + u64::from(s.delta) == id.0) {
-                    message = Some((at, message_id, seat.destination, seat.lane));
-                }
-            }
-            Entry::State { .. } | Entry::Memory { .. } => {}
-        })?;
-        found.sort_unstable();
-        found.dedup_by_key(|(lsn, _)| *lsn);
-        let states: Vec<StateRecord> = found.into_iter().filter_map(|(_, at)| self.read_state(at)).collect();
-        let attempts: Vec<AttemptRecord> = states.iter().filter_map(StateRecord::attempt).collect();
-        if let Some((destination, place)) = waiting {
-            let stored = self.stored(id.0).ok().flatten().unwrap_or_else(|| Arc::new(nothing()));
-            return Ok((self.view(id.0, destination, place, &stored), attempts));
-        }
-        // An end said again later says less.
-        let end = states.into_iter().find(|s| s.code.terminal());
-        let (at, message_id, destination, lane) = message.ok_or(SpoolError::NotWaiting(id))?;
-        let (_, message, _) = self.read_message(at)?.ok_or(SpoolError::Damaged { message: MessageId(message_id), offset: 0 })?;
-        if end.is_none() && message.origin.is_none() {
-            return Err(SpoolError::NotWaiting(id));
-        }
-        let mut view = self.past_view(id.0, message_id, destination, lane, message, end);
-        if view.state == State::Discarded {
-            // The record of the decision tells of no attempt.
-            view.last = attempts.last().cloned();
-        }
-        Ok((view, attempts))
     }
 
     #[allow(clippy::type_complexity, reason = "the surface has it so")]
@@ -365,6 +327,6 @@ impl Spool {
 }
 
 /// Stands for a message whose record cannot be read.
-fn nothing() -> Stored {
+pub(super) fn nothing() -> Stored {
     Stored { id: 0, accepted_at: UnixMillis::default(), size: 0, keys: Arc::default(), seats: Vec::new(), extents: Vec::new(), origin: None }
 }

@@ -6,7 +6,10 @@
 use crate::config::LaneRule;
 use crate::ids::DestinationId;
 use crate::keys::Keys;
-use crate::spool::envelope::{AttemptRecord, Counts, Settlement, State, Take};
+use crate::spool::attempt::{AttemptRecord, Tail};
+use crate::spool::envelope::{Counts, Settlement, State, Take};
+use crate::spool::flow::Flows;
+use crate::spool::kept::Kept;
 use crate::spool::lanes::Place;
 use crate::spool::queues::Queues;
 use crate::spool::record::{AMBIGUOUS, ATTEMPT, Code, Extent, LEFT_LANE, OUT_OF_ORDER, Origin, Position, Seat, StateRecord};
@@ -46,6 +49,8 @@ pub(crate) struct Detail {
     pub(crate) interrupted: bool,
     /// The last state record while it is not written.
     pub(crate) fresh: Option<Box<StateRecord>>,
+    /// Records of its attempts that stay as long as it waits.
+    pub(crate) kept: Kept,
 }
 
 /// What ended with an envelope: the extents of its message, if it was the message's last one.
@@ -70,6 +75,8 @@ pub(crate) struct Index {
     live: HashMap<u64, u64>,
     /// Envelopes whose records are being copied forward; those that end meanwhile are noted.
     copying: HashMap<u64, Option<Code>>,
+    /// What passed through.
+    pub(crate) flows: Flows,
     /// Highest number found by a recovery after an unclean end.
     pub(crate) recovered_to: u64,
 }
@@ -96,7 +103,7 @@ impl Index {
     }
 
     /// Adds a recovered envelope, with its last state if it had one.
-    pub(crate) fn push_recovered(&mut self, number: u64, at: Position, seat: &Seat, last: Option<(Position, u64, StateRecord)>) {
+    pub(crate) fn push_recovered(&mut self, number: u64, at: Position, seat: &Seat, last: Option<(Position, u64, StateRecord)>, kept: Kept) {
         *self.live.entry(at.generation()).or_default() += 1;
         let lanes = self.lanes_mut(seat.destination);
         let Some((state_at, lsn, record)) = last else { return lanes.push(number, at, seat, State::Ready) };
@@ -123,7 +130,7 @@ impl Index {
         }
         // Records of before the mark was kept: whatever is ready beside its lane came back by a decision.
         let out_of_order = record.flags & OUT_OF_ORDER != 0 || left && state == State::Ready;
-        self.details.insert(number, Detail { at: state_at, lsn, attempts: record.attempts, ambiguous, out_of_order, interrupted, fresh: None });
+        self.details.insert(number, Detail { at: state_at, lsn, attempts: record.attempts, ambiguous, out_of_order, interrupted, fresh: None, kept });
     }
 
     fn intern(&mut self, names: Vec<Arc<str>>) -> u16 {
@@ -203,8 +210,9 @@ impl Index {
         let place = self.lanes(destination)?.find(number)?;
         let mut record = self.record(number, stored.id, place);
         let (attempt, rule) = match settlement {
-            Settlement::Started { endpoint } => {
+            Settlement::Started { endpoint, at } => {
                 record.endpoint = endpoint;
+                record.at = at;
                 record.code = Code::Started;
                 self.note(number, destination, &record);
                 return Some((record, destination, None));
@@ -243,6 +251,7 @@ impl Index {
         }
         self.flights.remove(&number);
         if record.code.terminal() {
+            self.flows.delivered(destination);
             let ended = self.end(number, destination, Some(&stored), record.code);
             return Some((record, destination, Some(ended)));
         }
@@ -286,6 +295,7 @@ impl Index {
             endpoint: Arc::from(""),
             text: String::new(),
             ambiguous_at: self.ambiguous_at(number),
+            tail: Tail::default(),
         }
     }
 
@@ -298,8 +308,9 @@ impl Index {
         }
         let out_of_order = record.flags & OUT_OF_ORDER != 0;
         let fresh = Some(Box::new(record.clone()));
-        let interrupted = false;
-        self.details.insert(number, Detail { at: Position::NONE, lsn: 0, attempts: record.attempts, ambiguous, out_of_order, interrupted, fresh });
+        let kept = self.details.get_mut(&number).map(|d| std::mem::take(&mut d.kept)).unwrap_or_default();
+        let (at, interrupted) = (Position::NONE, false);
+        self.details.insert(number, Detail { at, lsn: 0, attempts: record.attempts, ambiguous, out_of_order, interrupted, fresh, kept });
     }
 
     /// Applies an operator's decision to a waiting envelope that is not in flight, and keeps its record.
@@ -345,15 +356,22 @@ impl Index {
         }
     }
 
-    /// A state record was written.
-    pub(crate) fn state_written(&mut self, number: u64, lsn: u64, at: Position) {
-        if let Some(detail) = self.details.get_mut(&number)
-            && detail.lsn <= lsn
-        {
+    /// A state record was written, or copied forward; `attempt`: it tells of one.
+    pub(crate) fn state_written(&mut self, number: u64, lsn: u64, at: Position, attempt: bool) {
+        let Some(detail) = self.details.get_mut(&number) else { return };
+        if attempt {
+            detail.kept.add(lsn, at);
+        }
+        if detail.lsn <= lsn {
             detail.at = at;
             detail.lsn = lsn;
             detail.fresh = None;
         }
+    }
+
+    /// Whether a state record is the last one of an envelope that waits, or tells of an attempt that stays in its story.
+    pub(crate) fn needs_state(&self, number: u64, at: Position) -> bool {
+        self.details.get(&number).is_some_and(|d| d.at == at || d.kept.holds(at))
     }
 
     /// Gives the last state record its number.
@@ -363,9 +381,10 @@ impl Index {
         }
     }
 
-    /// The oldest generation with the last state record of a waiting envelope. One not written yet is newer than all.
+    /// The oldest generation with a state record that a waiting envelope needs. One not written yet is newer than all.
     pub(crate) fn first_detail(&self) -> u64 {
-        self.details.values().map(|d| d.at.generation()).filter(|g| *g > 0).min().unwrap_or(u64::MAX)
+        let places = self.details.values().flat_map(|d| d.kept.iter().map(|(_, at)| at).chain([d.at]));
+        places.map(|at| at.generation()).filter(|g| *g > 0).min().unwrap_or(u64::MAX)
     }
 
     /// Waiting envelopes whose message record stands in a segment.
@@ -456,10 +475,10 @@ impl Index {
     }
 }
 
-fn fill(record: &mut StateRecord, attempt: AttemptRecord) {
-    record.endpoint = attempt.endpoint;
-    record.phase = Some(attempt.phase);
-    record.text = attempt.outcome;
-    record.at = attempt.at;
-    record.flags |= ATTEMPT | if attempt.ambiguous { AMBIGUOUS } else { 0 };
+/// Makes a record one of an attempt.
+pub(crate) fn fill(record: &mut StateRecord, attempt: AttemptRecord) {
+    let AttemptRecord { number: _, endpoint, address, phase, answer, verdict, outcome, took, began_at: _, at, ambiguous, left_for } = attempt;
+    (record.endpoint, record.phase, record.text, record.at) = (endpoint, Some(phase), outcome, at);
+    record.flags |= ATTEMPT | if ambiguous { AMBIGUOUS } else { 0 };
+    record.tail = Tail { address, answer, verdict, took, left_for };
 }

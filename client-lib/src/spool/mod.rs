@@ -10,7 +10,7 @@
 //!
 //! Errors: `SpoolError`; a failed sync is indeterminate and the record will not come back (see `docs/spool-format.md`).
 
-use crate::config::{LaneRule, SpoolSettings};
+use crate::config::SpoolSettings;
 use crate::event::{Event, Events};
 use crate::ids::{DestinationId, EnvelopeId, MessageId};
 use crate::keys::Keys;
@@ -20,13 +20,17 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
+mod attempt;
 mod content;
+mod decisions;
 mod envelope;
 mod error;
+mod flow;
 mod group;
 mod history;
 mod index;
 mod journal;
+mod kept;
 mod lanes;
 mod pages;
 mod queues;
@@ -37,12 +41,15 @@ mod remembered;
 mod replay;
 mod segment;
 pub mod storage;
+mod story;
 mod unread;
 mod upkeep;
 
+pub use attempt::{Answer, AttemptRecord, Begun, Decided, Story};
 pub use content::{ContentReader, ContentWriter, StreamedContent};
-pub use envelope::{Addressee, AttemptRecord, Counts, Decision, Discarded, Envelope, EnvelopeView, Filter, Lane, Settlement, State, Take};
+pub use envelope::{Addressee, Counts, Decision, Discarded, Envelope, EnvelopeView, Filter, Lane, Settlement, State, Take};
 pub use error::SpoolError;
+pub use flow::Flow;
 pub use group::Work;
 pub use replay::{Answered, Keep, Mark, Planned, Range, ReplayOrder, Since};
 
@@ -121,6 +128,18 @@ pub struct Usage {
     pub bytes: u64,
     /// Free on its file system.
     pub free: u64,
+    /// Of its bytes: history that goes before intake closes.
+    pub history: u64,
+    /// Free bytes at which intake closes.
+    pub reserve: u64,
+}
+
+impl Usage {
+    /// Bytes it can take before intake closes.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.free.saturating_sub(self.reserve).saturating_add(self.history)
+    }
 }
 
 /// What `open` found.
@@ -171,6 +190,7 @@ pub(crate) struct Inner {
     intake: Mutex<Intake>,
     bytes: AtomicU64,
     free: AtomicU64,
+    history: AtomicU64,
     upkeep: Mutex<upkeep::Upkeep>,
     closed: AtomicBool,
     on_ready: OnceLock<OnReady>,
@@ -398,47 +418,6 @@ impl Inner {
         self.ask(if urgent { Work::Urgent } else { Work::Soon });
         Ok(())
     }
-
-    /// Ends an envelope by an operator's decision: out of reach now, gone when that is durable.
-    fn discard(self: &Arc<Self>, id: EnvelopeId, destination: DestinationId, mut state: StateRecord, reason: String, done: Done<()>) {
-        state.code = Code::Discarded;
-        state.text = reason;
-        let stored = self.stored(id.0).ok().flatten();
-        state.message = stored.as_ref().map_or(0, |s| s.id);
-        let mut index = lock(&self.index);
-        let before = match index.find(id.0).map(|(_, place)| place) {
-            Some(place) if place.state != State::InFlight => {
-                state.message_at = place.at;
-                index.reserve(id.0, destination)
-            }
-            found => {
-                drop(index);
-                return done(Err(found.map_or(SpoolError::NotWaiting(id), |_| in_flight(id))));
-            }
-        };
-        let inner = Arc::clone(self);
-        let after: Done<()> = Box::new(move |result| {
-            let mut index = lock(&inner.index);
-            if result.is_ok() {
-                let ended = index.end(id.0, destination, stored.as_deref(), Code::Discarded);
-                drop(index);
-                lock(&inner.recent).discarded(id.0);
-                inner.content.release(&ended.extents);
-            } else if let Some(before) = before {
-                index.restore(id.0, destination, before);
-                drop(index);
-            }
-            inner.wake(destination);
-            done(result);
-        });
-        group::push_state(&mut lock(&self.queue), &state, Effect::Copied, Waiter::Synced(after));
-        drop(index);
-        self.ask(Work::Urgent);
-    }
-}
-
-fn in_flight(id: EnvelopeId) -> SpoolError {
-    SpoolError::WrongState { id, state: "in flight", remedy: "decide when the attempt has ended" }
 }
 
 impl Spool {
@@ -622,55 +601,6 @@ impl Spool {
         }
     }
 
-    /// Carries out an operator's decision; `done` when durable.
-    pub fn decide(&self, id: EnvelopeId, decision: Decision, at: UnixMillis, done: Done<()>) {
-        let inner = &self.inner;
-        let mut index = lock(&inner.index);
-        let Some((destination, place)) = index.find(id.0) else {
-            drop(index);
-            return done(Err(SpoolError::NotWaiting(id)));
-        };
-        let mut state = index.record(id.0, 0, place);
-        state.at = at;
-        (state.code, state.flags) = match (decision, place.state) {
-            (_, State::InFlight) => {
-                drop(index);
-                return done(Err(in_flight(id)));
-            }
-            (Decision::Discard { reason }, _) => {
-                drop(index);
-                if reason.is_empty() || reason.len() > 255 {
-                    return done(Err(SpoolError::Limit("a reason of 1 to 255 bytes is needed to discard".to_owned())));
-                }
-                return inner.discard(id, destination, state, reason, done);
-            }
-            (Decision::Retry, State::Deferred | State::Ready | State::DeadLetter) | (Decision::Release, State::Held) => {
-                (Code::Ready, state.flags | if place.aside { record::OUT_OF_ORDER } else { 0 })
-            }
-            (Decision::Hold(rule), State::Ready | State::Deferred | State::Held) => {
-                (Code::Held, state.flags | if rule == LaneRule::Continue { record::LEFT_LANE } else { 0 })
-            }
-            (decision, now) => {
-                drop(index);
-                let remedy = match decision {
-                    Decision::Retry => "release it first",
-                    Decision::Release => "only a held one can be released",
-                    Decision::Hold(_) | Decision::Discard { .. } => "retry or discard it",
-                };
-                return done(Err(SpoolError::WrongState { id, state: now.name(), remedy }));
-            }
-        };
-        index.decide(id.0, destination, &state);
-        let lsn = group::push_state(&mut lock(&inner.queue), &state, Effect::State(Vec::new()), Waiter::Synced(done));
-        index.state_numbered(id.0, lsn);
-        drop(index);
-        // A hold that leaves the lane sets those behind it free.
-        if state.code == Code::Ready || state.flags & record::LEFT_LANE != 0 {
-            inner.wake(destination);
-        }
-        inner.ask(Work::Urgent);
-    }
-
     /// Opens the content of a message.
     /// # Errors
     /// `Damaged`, `Disk`, `NotWaiting` if it is gone.
@@ -699,10 +629,10 @@ impl Spool {
         self.inner.list(filter, cursor, limit)
     }
 
-    /// One envelope with every attempt still known, oldest first.
+    /// Everything known of one envelope.
     /// # Errors
     /// `NotWaiting` if nothing of it is left, `Disk`.
-    pub fn story(&self, id: EnvelopeId) -> Result<(EnvelopeView, Vec<AttemptRecord>), SpoolError> {
+    pub fn story(&self, id: EnvelopeId) -> Result<Story, SpoolError> {
         self.inner.story(id)
     }
 
@@ -750,7 +680,9 @@ impl Spool {
     /// Bytes used and free, as last measured by `maintain`.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        Usage { bytes: self.inner.bytes.load(Ordering::Relaxed), free: self.inner.free.load(Ordering::Relaxed) }
+        let inner = &self.inner;
+        let [bytes, free, history] = [&inner.bytes, &inner.free, &inner.history].map(|figure| figure.load(Ordering::Relaxed));
+        Usage { bytes, free, history, reserve: inner.settings.reserve }
     }
 
     /// Housekeeping, called about each second: measures free space, recycles, prepares the next segment, tries again after failures.

@@ -7,6 +7,7 @@ use crate::delivery::Phase;
 use crate::event::Delivered;
 use crate::ids::DestinationId;
 use crate::keys::Keys;
+use crate::spool::attempt::Tail;
 use crate::spool::envelope::Lane;
 use std::sync::Arc;
 
@@ -447,6 +448,11 @@ pub(crate) const ATTEMPT: u8 = 4;
 /// The envelope came back by a decision, out of its lane's order; said in every record from then on.
 pub(crate) const OUT_OF_ORDER: u8 = 8;
 
+/// Whether a state record with these marks tells of an attempt that is counted.
+pub(crate) fn is_attempt(code: Code, flags: u8) -> bool {
+    code != Code::Note && flags & ATTEMPT != 0
+}
+
 /// Body of a state record. It says everything about the envelope's state: earlier ones are only its story.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StateRecord {
@@ -464,6 +470,8 @@ pub(crate) struct StateRecord {
     pub(crate) text: String,
     /// Endpoints at which an attempt ended sent but unanswered, so far.
     pub(crate) ambiguous_at: Vec<Arc<str>>,
+    /// More of the attempt, if it tells of one.
+    pub(crate) tail: Tail,
 }
 
 fn phase_code(phase: Option<Phase>) -> u8 {
@@ -522,6 +530,9 @@ impl StateRecord {
         for name in &self.ambiguous_at[..ambiguous] {
             put_short(buffer, name);
         }
+        if self.flags & ATTEMPT != 0 {
+            self.tail.put(buffer);
+        }
         end(buffer, at);
     }
 
@@ -531,6 +542,7 @@ impl StateRecord {
         let (code, flags, phase, delivered, ambiguous) = (Code::from_code(f.u8()?)?, f.u8()?, f.u8()?, f.u8()?, f.u8()?);
         let (endpoint, text) = (Arc::from(f.short()?), f.short()?.to_owned());
         let ambiguous_at = (0..ambiguous).map(|_| f.short().map(Arc::from)).collect::<Option<Vec<_>>>()?;
+        let tail = if flags & ATTEMPT != 0 { Tail::get(&mut f)? } else { Tail::default() };
         Some(StateRecord {
             envelope,
             message,
@@ -544,6 +556,7 @@ impl StateRecord {
             endpoint,
             text,
             ambiguous_at,
+            tail,
         })
     }
 }
@@ -580,6 +593,7 @@ pub(crate) fn get_begin(body: &[u8]) -> Option<Position> {
 mod tests {
     use super::*;
     use crate::keys::Key;
+    use std::time::Duration;
 
     fn message() -> Message {
         let mut keys = Keys::new();
@@ -637,12 +651,13 @@ mod tests {
             at: 99,
             attempts: 7,
             code: Code::Held,
-            flags: AMBIGUOUS | LEFT_LANE,
+            flags: AMBIGUOUS | LEFT_LANE | ATTEMPT,
             phase: Some(Phase::Answer),
             delivered: None,
             endpoint: Arc::from("primary"),
             text: "AE 204".to_owned(),
             ambiguous_at: vec![Arc::from("primary"), Arc::from("secondary")],
+            tail: Tail { took: Some(Duration::from_millis(7)), left_for: Some(Arc::from("secondary")), ..Tail::default() },
         };
         let mut bytes = Vec::new();
         state.put(&mut bytes, 1);

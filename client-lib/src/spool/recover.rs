@@ -13,6 +13,7 @@ use crate::spool::group::state_entry;
 use crate::spool::history::{RECENT_MAX, Recent};
 use crate::spool::index::Index;
 use crate::spool::journal::{Content, Failure, Journal, Prepared, Segment, Segments, lock};
+use crate::spool::kept::Kept;
 use crate::spool::record::{self, Code, Extent, Kind, Message, Position, Seat, StateRecord};
 use crate::spool::remembered::{QUIET, Remembered};
 use crate::spool::segment::{self, BLOCK, Entry, Listing, TRAILER, Trailer, Use};
@@ -85,6 +86,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, mut settings: SpoolSettings, event
         intake: Mutex::new(Intake::Open),
         bytes: AtomicU64::new(0),
         free: AtomicU64::new(free),
+        history: AtomicU64::new(0),
         upkeep: Mutex::new(Upkeep { undeleted: files.spare.clone(), ..Upkeep::default() }),
         closed: AtomicBool::new(false),
         on_ready: OnceLock::new(),
@@ -393,7 +395,7 @@ impl Inner {
         let quiet = self.find_quiet()?;
         lock(&self.upkeep).quiet_to = quiet;
         let mut ended = Ended::default();
-        let mut states: HashMap<u64, (u64, Position)> = HashMap::new();
+        let mut states: HashMap<u64, (u64, Position, Kept)> = HashMap::new();
         let mut memories = Vec::new();
         let mut recent = Recent::default();
         self.each_entry(self.recent_from(quiet), |at, entry| match entry {
@@ -402,18 +404,22 @@ impl Inner {
             _ => {}
         })?;
         self.each_entry(quiet + 1, |at, entry| match entry {
-            Entry::State { envelope, code, lsn, .. } => match code {
+            Entry::State { envelope, code, lsn, flags, .. } => match code {
                 Code::Note => {}
                 Code::Delivered | Code::Discarded | Code::ReplayEnded => {
                     ended.insert(envelope);
+                    states.remove(&envelope);
                     if code == Code::Discarded {
                         recent.discarded(envelope);
                     }
                 }
                 Code::Started | Code::Deferred | Code::DeadLetter | Code::Held | Code::Ready => {
-                    let known = states.entry(envelope).or_insert((lsn, at));
-                    if (lsn, at) > *known {
-                        *known = (lsn, at);
+                    let (last, place, kept) = states.entry(envelope).or_insert_with(|| (lsn, at, Kept::default()));
+                    if (lsn, at) > (*last, *place) {
+                        (*last, *place) = (lsn, at);
+                    }
+                    if record::is_attempt(code, flags) {
+                        kept.add(lsn, at);
                     }
                 }
             },
@@ -468,8 +474,11 @@ impl Inner {
             index.recovered_to = sequence;
         }
         for w in &waiting {
-            let last = states.get(&w.number).and_then(|(lsn, at)| self.read_state(*at).map(|state| (*at, *lsn, state)));
-            index.push_recovered(w.number, w.at, &w.seat, last);
+            let (last, kept) = match states.remove(&w.number) {
+                Some((lsn, at, kept)) => (self.read_state(at).map(|state| (at, lsn, state)), kept),
+                None => (None, Kept::default()),
+            };
+            index.push_recovered(w.number, w.at, &w.seat, last, kept);
         }
         *lock(&self.index) = index;
         *lock(&self.recent) = recent;

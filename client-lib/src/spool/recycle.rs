@@ -1,6 +1,6 @@
 //! Recycling: what is no longer needed goes, segment by segment; what is still needed in a segment that goes is copied forward first.
 //! Rules: waiting envelopes (held ones and dead letters among them) are copied with their message; a terminal state as long as the segment that then
-//! held its message stands; other states if they are an envelope's last; remembered values if they hold. Order comes from numbers, never from position.
+//! held its message stands; other states if they are the last of an envelope that waits, or tell of its first or last attempts; remembered values if they hold. Order comes from numbers, never from position.
 //! A file goes only when its copies are durable, and its going is durable before anything relies on it. History goes when it expired or space is short;
 //! waiting messages never. A segment is emptied when at most half of its envelopes still wait, content when at most a quarter of its bytes is needed.
 //! Errors: a failing disk leaves everything as it is; the next round tries again. A damaged record that still waits pins its segment.
@@ -205,9 +205,7 @@ impl Inner {
                             message_at.generation() != generation && (others || self.segments.get(message_at.generation()).is_some())
                         }
                         Code::Note => false,
-                        Code::Started | Code::Deferred | Code::DeadLetter | Code::Held | Code::Ready => {
-                            lock(&self.index).detail(envelope).is_some_and(|d| d.at == at)
-                        }
+                        Code::Started | Code::Deferred | Code::DeadLetter | Code::Held | Code::Ready => lock(&self.index).needs_state(envelope, at),
                     };
                     if needed && let Some(state) = self.read_state(at) {
                         let mut bytes = Vec::new();

@@ -128,6 +128,7 @@ impl Inner {
         let journals: u64 = self.segments.all().iter().map(|s| s.size.load(Ordering::Relaxed)).sum();
         let spare = lock(&self.spare).as_ref().map_or(0, |s| s.size);
         self.bytes.store(journals + spare + self.content.bytes(), Ordering::Relaxed);
+        self.history.store(self.history_bytes(), Ordering::Relaxed);
     }
 
     fn delete_leftovers(&self) {

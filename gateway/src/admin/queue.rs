@@ -18,7 +18,7 @@ use everpost_client::dicom::part10::{self, FileHead};
 use everpost_client::dicom::uid;
 use everpost_client::ids::EnvelopeId;
 use everpost_client::keys::{Key, Keys};
-use everpost_client::spool::{AttemptRecord, Decision, Discarded, EnvelopeView, Filter, SpoolError, State as Waiting, UnixMillis};
+use everpost_client::spool::{AttemptRecord, Begun, Decided, Decision, Discarded, EnvelopeView, Filter, SpoolError, State as Waiting, UnixMillis};
 use hyper::body::Frame;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -95,10 +95,14 @@ pub async fn list(
 /// As the module says.
 pub async fn show(State(live): State<Arc<Live>>, Extension(door): Extension<Door>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
     let (id, spool) = (envelope_id(&id)?, live.committer().spool().clone());
-    let (view, story) = from_disk(move || spool.story(id)).await?;
-    let mut value = row(&view, &live, &door);
+    let story = from_disk(move || spool.story(id)).await?;
+    let view = &story.view;
+    let mut value = row(view, &live, &door);
     value["size"] = view.envelope.size.into();
-    value["story"] = story.iter().map(attempt).collect();
+    value["story"] = story.attempts.iter().map(|a| attempt(a, view.envelope.replay)).collect();
+    value["attempts_not_told"] = story.untold().into();
+    value["begun"] = story.begun.as_ref().map(begun).into();
+    value["decisions"] = story.decisions.iter().map(decided).collect();
     if view.state == Waiting::Discarded {
         // An operator's words may name a patient.
         let reason = |d: &Discarded| door.shows_patient_data().then(|| d.reason.clone());
@@ -117,7 +121,7 @@ pub async fn content(State(live): State<Arc<Live>>, Extension(door): Extension<D
     door.demand_socket("content")?;
     let (id, spool) = (envelope_id(&id)?, live.committer().spool().clone());
     let (view, mut reader) = from_disk(move || {
-        let (view, _) = spool.story(id)?;
+        let view = spool.story(id)?.view;
         if view.state == Waiting::Discarded {
             return Err(SpoolError::NotWaiting(id)); // custody ended with it
         }
@@ -294,7 +298,7 @@ fn row(view: &EnvelopeView, live: &Live, door: &Door) -> Value {
         "accepted_at": time(envelope.accepted_at),
         "age_seconds": now().saturating_sub(envelope.accepted_at) / 1_000,
         "attempts": envelope.attempts,
-        "last": view.last.as_ref().map(attempt),
+        "last": view.last.as_ref().map(|last| attempt(last, envelope.replay)),
         "next_attempt_at": next_attempt(view, live).map(time),
     })
 }
@@ -305,9 +309,36 @@ fn next_attempt(view: &EnvelopeView, live: &Live) -> Option<UnixMillis> {
     deferred.then(|| live.destinations().into_iter().find(|r| r.id == view.envelope.destination)?.driver.next_attempt(view.envelope.id))?
 }
 
-fn attempt(record: &AttemptRecord) -> Value {
-    let AttemptRecord { endpoint, phase, outcome, at, ambiguous } = record;
-    json!({"endpoint": endpoint, "phase": phase.name(), "outcome": outcome, "ambiguous": ambiguous, "at": time(*at)})
+/// One attempt. `at` is the former name of `ended_at`.
+fn attempt(record: &AttemptRecord, replay: bool) -> Value {
+    let AttemptRecord { number, endpoint, address, phase, answer, verdict, outcome, took, began_at, at, ambiguous, left_for } = record;
+    let to = |name: &Arc<str>| json!({"to": Some(name).filter(|n| !n.is_empty())});
+    json!({
+        "number": Some(number).filter(|n| **n > 0),
+        "replay": replay,
+        "endpoint": endpoint,
+        "address": address.map(|a| a.to_string()),
+        "began_at": began_at.map(time),
+        "ended_at": time(*at),
+        "at": time(*at),
+        "seconds": took.map(|t| t.as_secs_f64()),
+        "phase": phase.name(),
+        "answer": answer.map(|a| a.to_string()),
+        "verdict": verdict.map(|v| v.code()),
+        "ambiguous": ambiguous,
+        "failover": left_for.as_ref().map(to),
+        "outcome": outcome,
+    })
+}
+
+/// An attempt whose end is not known, or not yet.
+fn begun(begun: &Begun) -> Value {
+    json!({"number": begun.number, "endpoint": begun.endpoint, "began_at": Some(begun.at).filter(|at| *at > 0).map(time)})
+}
+
+fn decided(decided: &Decided) -> Value {
+    let by = if decided.why.is_empty() { "operator" } else { "everpost" };
+    json!({"at": Some(decided.at).filter(|at| *at > 0).map(time), "to": decided.to.name(), "by": by, "why": decided.why})
 }
 
 /// What people know a message by.

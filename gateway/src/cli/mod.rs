@@ -12,6 +12,7 @@ pub mod peers;
 pub mod queue;
 pub mod replay;
 pub mod reports;
+mod story;
 pub mod wishes;
 
 /// Done.

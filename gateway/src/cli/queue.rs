@@ -3,7 +3,7 @@
 //! Errors: `Failure`; a decision refused for some envelopes names each and exits with 1.
 
 use super::connect::Place;
-use super::{EXIT_DONE, EXIT_REFUSED, Failure, Reach, answer, answer_json};
+use super::{EXIT_DONE, EXIT_REFUSED, Failure, Reach, answer, answer_json, story};
 use crate::status::{age, cut, cut_middle};
 use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
@@ -257,11 +257,11 @@ async fn export_one(place: &Place, id: &str, dir: &Path) -> Result<String, Failu
 }
 
 async fn show(place: &Place, id: u64, json: bool) -> Result<u8, Failure> {
-    let story = place.json(Method::GET, &format!("/api/v1/envelopes/{id}"), None).await?;
+    let found = place.json(Method::GET, &format!("/api/v1/envelopes/{id}"), None).await?;
     if json {
-        answer_json(&story)?
+        answer_json(&found)?
     } else {
-        answer(&story_text(&story))?
+        answer(&story::text(&found))?
     }
     Ok(EXIT_DONE)
 }
@@ -297,44 +297,6 @@ fn table(page: &Value) -> String {
     out
 }
 
-/// One envelope's story for people.
-fn story_text(story: &Value) -> String {
-    let mut out = String::new();
-    for field in [
-        "id",
-        "message",
-        "destination",
-        "protocol",
-        "state",
-        "ambiguous",
-        "replay",
-        "out_of_order",
-        "size",
-        "accepted_at",
-        "attempts",
-        "next_attempt_at",
-    ] {
-        let value = match &story[field] {
-            Value::String(text) => text.clone(),
-            Value::Null => "-".to_owned(),
-            other => other.to_string(),
-        };
-        let _ = writeln!(out, "{field:<18} {value}");
-    }
-    for (name, value) in story["keys"].as_object().into_iter().flatten() {
-        let _ = writeln!(out, "  {name:<22} {}", value.as_str().unwrap_or_default());
-    }
-    for a in story["story"].as_array().into_iter().flatten() {
-        let text = |field: &str| a[field].as_str().unwrap_or_default();
-        let _ = writeln!(out, "{}  {} {}: {}", text("at"), text("endpoint"), text("phase"), text("outcome"));
-    }
-    if let Some(end) = story["discarded"].as_object() {
-        let text = |field: &str, unknown| end.get(field).and_then(Value::as_str).unwrap_or(unknown).to_owned();
-        let _ = writeln!(out, "{}  discarded: {}", text("at", "time unknown"), text("reason", "(the reason is not known here)"));
-    }
-    out
-}
-
 /// A path with its query, percent-encoded.
 fn with_query(path: &str, query: &[(&str, String)]) -> String {
     let mut out = path.to_owned();
@@ -358,16 +320,6 @@ mod tests {
     #[test]
     fn a_query_survives_what_keys_may_hold() {
         assert_eq!(with_query("/p", &[("a", "1".into()), ("key", "4711^^^H&1 ü".into())]), "/p?a=1&key=4711%5E%5E%5EH%261%20%C3%BC");
-    }
-
-    #[test]
-    fn a_story_tells_of_its_end_by_an_operator() {
-        let mut story = json!({"id": "2", "state": "discarded", "story": []});
-        assert!(!story_text(&story).contains("discarded:"));
-        story["discarded"] = json!({"at": "2026-01-02T03:04:05.000Z", "reason": "sent by hand"});
-        assert!(story_text(&story).ends_with("2026-01-02T03:04:05.000Z  discarded: sent by hand\n"), "{}", story_text(&story));
-        story["discarded"] = json!({"at": null, "reason": null});
-        assert!(story_text(&story).ends_with("time unknown  discarded: (the reason is not known here)\n"));
     }
 
     #[test]

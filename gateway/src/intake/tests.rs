@@ -72,7 +72,7 @@ impl Stage {
 }
 
 fn record() -> AttemptRecord {
-    AttemptRecord { endpoint: "a".into(), phase: Phase::Answer, outcome: "AA".into(), at: 0, ambiguous: false }
+    AttemptRecord::new("a".into(), Phase::Answer, "AA".into(), 0)
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ impl Store for Journalled {
     fn take(&mut self, want: Take) -> Option<Envelope> {
         let taken = self.spool().take_of(self.to, want).unwrap();
         if let Some(envelope) = taken.as_ref().filter(|e| e.replay && !self.origins.contains_key(&e.id)) {
-            let (view, _) = self.spool().story(envelope.id).unwrap();
+            let view = self.spool().story(envelope.id).unwrap().view;
             self.origins.insert(envelope.id, view.replay_of.unwrap());
         }
         taken
@@ -135,7 +135,7 @@ impl Store for Journalled {
 
     fn state(&self, id: EnvelopeId) -> State {
         match self.spool().story(id) {
-            Ok((view, _)) => view.state,
+            Ok(story) => story.view.state,
             Err(SpoolError::NotWaiting(_)) => State::Delivered,
             Err(error) => panic!("{error}"),
         }

@@ -126,7 +126,7 @@ impl Store for Shelf {
         assert_eq!(entry.state, State::InFlight, "only what is in flight can be settled: {id} {settlement:?}");
         let before = entry.clone();
         let (state, record, rule) = match settlement {
-            Settlement::Started { endpoint } => {
+            Settlement::Started { endpoint, .. } => {
                 entry.started = Some(endpoint);
                 return;
             }

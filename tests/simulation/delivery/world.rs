@@ -415,7 +415,7 @@ impl World {
                 Action::Attempt { envelope, endpoint, fresh, ask, synced } => {
                     if synced {
                         let name = self.destination.endpoints[endpoint.index()].name.clone();
-                        self.store.settle(envelope.id, Settlement::Started { endpoint: name }, self.now, true);
+                        self.store.settle(envelope.id, Settlement::Started { endpoint: name, at: self.moment().wall }, self.now, true);
                     }
                     self.begin(&envelope, endpoint, fresh, ask);
                 }

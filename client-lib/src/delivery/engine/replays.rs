@@ -178,9 +178,8 @@ impl Engine {
         refused
     }
 
-    pub(super) fn replay_refused(&mut self, flight: &Flight, ruling: &Ruling, phase: Phase, now: Moment) {
-        let record =
-            AttemptRecord { endpoint: Arc::clone(&flight.name), phase, outcome: ruling.seen.clone(), at: now.wall, ambiguous: ruling.ambiguous };
+    pub(super) fn replay_refused(&mut self, flight: &Flight, seen: String, record: AttemptRecord) {
+        let record = AttemptRecord { outcome: seen, ..record };
         self.settle(flight.envelope.id, Settlement::ReplayEnded(record));
         self.outages.replayed(true);
         self.emit(Event::Replayed {
@@ -221,7 +220,7 @@ impl Engine {
     /// A replay's one endpoint cannot have it now.
     pub(super) fn replay_waits(&mut self, id: EnvelopeId, memo: crate::delivery::scheduler::Memo, now: Moment) {
         let outcome = "not tried: the endpoint that lacks it is not good now".to_owned();
-        let record = AttemptRecord { endpoint: Arc::from(""), phase: Phase::Resolve, outcome, at: now.wall, ambiguous: false };
+        let record = AttemptRecord::new(Arc::from(""), Phase::Resolve, outcome, now.wall);
         self.settle(id, Settlement::Deferred(record));
         self.schedule.rest(id, memo, now.at);
     }

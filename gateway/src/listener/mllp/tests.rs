@@ -99,13 +99,8 @@ impl Bench {
             while let Some(chunk) = reader.next_chunk().unwrap() {
                 content.extend_from_slice(&chunk);
             }
-            let record = everpost_client::spool::AttemptRecord {
-                endpoint: "a".into(),
-                phase: everpost_client::delivery::Phase::Answer,
-                outcome: "AA".into(),
-                at: 0,
-                ambiguous: false,
-            };
+            let phase = everpost_client::delivery::Phase::Answer;
+            let record = everpost_client::spool::AttemptRecord::new("a".into(), phase, "AA".into(), 0);
             let delivered = everpost_client::spool::Settlement::Delivered(record, everpost_client::event::Delivered::Ok);
             self.spool.settle(envelope.id, delivered).unwrap();
             all.push((envelope, content));
