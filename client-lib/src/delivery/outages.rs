@@ -269,6 +269,8 @@ impl Outages {
                 let slot = running.slot;
                 let outage = self.kept.entry(slot).or_default();
                 outage.also_left.push(Arc::clone(endpoint));
+                // Whoever took over is gone again and has delivered nothing.
+                outage.taken_over = outage.taken_over.filter(|_| outage.delivered.is_some());
                 self.keep(slot);
             }
             return;

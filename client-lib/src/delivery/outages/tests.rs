@@ -143,7 +143,7 @@ fn a_destination_without_any_endpoint_is_restored_by_the_first_delivery() {
     b.settle();
     b.at = 20_000;
     let (running, elapsed) = b.machine.running(b.now().at).unwrap();
-    assert_eq!((elapsed, running.also_left.len()), (20_000, 1));
+    assert_eq!((elapsed, running.also_left.len(), running.rto_met(elapsed)), (20_000, 1, Some(false)), "b took over and delivered nothing");
     b.machine.delivered(&"a".into(), Some(EPOCH - 5), b.now());
     b.back("a");
     b.settle();
