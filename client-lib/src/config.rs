@@ -6,6 +6,7 @@ pub mod destination;
 pub mod endpoint;
 pub mod health;
 pub mod read;
+pub mod schedule;
 pub mod shape;
 pub mod shapes;
 pub mod units;
@@ -325,6 +326,80 @@ impl Endpoint {
     }
 }
 
+/// What a drill lets our own dialling do at one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Connections are refused.
+    Refuse,
+    /// Connections are taken, and nobody answers.
+    Freeze,
+    /// Nothing comes back at all.
+    Drop,
+    /// Its name is not found.
+    Dns,
+}
+
+impl Fault {
+    /// Every one.
+    pub const ALL: [Fault; 4] = [Fault::Refuse, Fault::Freeze, Fault::Drop, Fault::Dns];
+
+    /// As in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::Refuse => "refuse",
+            Fault::Freeze => "freeze",
+            Fault::Drop => "drop",
+            Fault::Dns => "dns",
+        }
+    }
+
+    /// The one of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Fault> {
+        Self::ALL.into_iter().find(|fault| fault.name() == name)
+    }
+}
+
+/// `drill` of a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrillSettings {
+    /// When one is made by itself.
+    pub schedule: Option<schedule::Schedule>,
+    /// The endpoint it goes to; none: the second one.
+    pub to: Option<Arc<str>>,
+    /// What is simulated; none: traffic is shifted.
+    pub fault: Option<Fault>,
+    /// Real traffic moves too.
+    pub real: bool,
+    /// How long it stays there.
+    pub stay: Duration,
+    /// Share of failed attempts, in percent, at which it stops.
+    pub max_errors: u16,
+    /// Age of the oldest waiting envelope at which it stops.
+    pub max_age: Duration,
+    /// The test message (mllp).
+    pub message: Option<PathBuf>,
+    /// The synthetic object is stored, not only C-ECHO (dicom).
+    pub store: bool,
+}
+
+impl Default for DrillSettings {
+    fn default() -> Self {
+        Self {
+            schedule: None,
+            to: None,
+            fault: None,
+            real: false,
+            stay: crate::limits::DRILL_STAY_DEFAULT,
+            max_errors: crate::limits::DRILL_ERRORS_DEFAULT,
+            max_age: crate::limits::DRILL_AGE_DEFAULT,
+            message: None,
+            store: false,
+        }
+    }
+}
+
 /// `rto` and `rpo` of a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Objectives {
@@ -395,6 +470,8 @@ pub struct Destination {
     pub objectives: Objectives,
     /// Before a replay is sent, its receiver is asked by C-FIND whether it has the instance (`reconcile = "query"`). Default false.
     pub reconcile: bool,
+    /// How drills are made; none: as everywhere.
+    pub drill: DrillSettings,
     /// Keys taken from the file that this version reads and checks but does not act on; `check` and the log say so.
     pub not_acting: Vec<String>,
 }

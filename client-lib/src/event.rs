@@ -85,6 +85,8 @@ pub enum Event {
     Admin { destination: Arc<str>, endpoint: Arc<str>, admin: &'static str, reason: String },
     /// An outage of a destination began, or is over.
     Outage { destination: Arc<str>, outage: Arc<Outage>, over: bool },
+    /// A drill began (no outcome), or is over. `what`: in one line.
+    Drill { destination: Arc<str>, id: Arc<str>, outcome: Option<&'static str>, what: String },
     /// A site's destinations move together, or one of them cannot.
     Site { site: Arc<str>, what: String },
     /// A condition people must look at began or ended (one event each, not one per try).

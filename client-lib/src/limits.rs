@@ -343,3 +343,15 @@ pub const OUTAGES_KEPT_FOR: Duration = Duration::from_secs(30 * 86_400);
 /// Segment files of a spool that are kept open, beside those being written; each may have a second descriptor. A backlog has thousands, a process of its
 /// host's often 1,024 descriptors in all.
 pub const SPOOL_FILES_OPEN_MAX: usize = 64;
+
+/// How long a drill stays on the other endpoint when nothing is said: long enough for some tens of answers.
+pub const DRILL_STAY_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Percent of failed attempts at which a drill stops when nothing is said.
+pub const DRILL_ERRORS_DEFAULT: u16 = 10;
+
+/// Age of the oldest waiting envelope at which a drill stops when nothing is said.
+pub const DRILL_AGE_DEFAULT: Duration = Duration::from_secs(300);
+
+/// How long a simulated fault lasts unless the drill that made it says so again: whatever becomes of the drill, its fault ends.
+pub const FAULT_LEASE: Duration = Duration::from_secs(5);

@@ -5,11 +5,12 @@
 use super::endpoint::endpoints;
 use super::health::{default_health, read_health};
 use super::read::{Reading, Section, Text, TlsUse};
+use super::schedule::Schedule;
 use super::shapes::CLIENT;
-use super::window::{Window, time_of_day};
+use super::window::Window;
 use super::{
-    Ambiguous, CallingAe, Destination, Finding, LaneRule, NameServer, Names, Objectives, OnAe, Ordering, Policy, SpoolSettings, TlsClient, Transport,
-    Verify,
+    Ambiguous, CallingAe, Destination, DrillSettings, Endpoint, Fault, Finding, LaneRule, NameServer, Names, Objectives, OnAe, Ordering, Policy,
+    Probe, SpoolSettings, TlsClient, Transport, Verify,
 };
 use crate::keys::Protocol;
 use crate::limits;
@@ -168,8 +169,18 @@ fn destination(section: &Section<'_>) -> Destination {
         let what = "`ordering = \"strict\"` uses one endpoint at a time, whatever the policy";
         section.reading().warning(section.place("policy"), what, "use `ordering = \"none\"`, or `policy = \"failover\"`");
     }
-    checked_later(section);
     let endpoints = endpoints(section, protocol, &health);
+    let drill = section.table("drill").map_or_else(DrillSettings::default, |table| drill(&table, protocol, &endpoints));
+    if drill.schedule.is_some() && (endpoints.len() < 2 || policy != Policy::Failover) {
+        let what = "a drill needs `policy = \"failover\"` and two endpoints: one to leave, one to go to";
+        section.reading().problem(section.place("drill"), what, "remove `schedule`");
+    }
+    let probed = endpoints.iter().any(|e| matches!(e.health.probe, Probe::Mllp(_)));
+    let sends = protocol == Protocol::Dicom || probed || drill.message.is_some();
+    if drill.schedule.is_some() && !sends && !drill.real && drill.fault.is_none() {
+        let what = "a scheduled drill has nothing to send: there is no test message, and no real traffic moves";
+        section.reading().problem(section.place("drill"), what, "name a file as its `message`, or set `real = true` or `fault`");
+    }
     if policy == Policy::Failover && endpoints.iter().any(|e| e.finding == Finding::Each) {
         let what = "`addresses = \"each\"` with `policy = \"failover\"` uses one address of the pool at a time, in numeric order";
         section.reading().warning(section.span(), what, "use `policy = \"round-robin\"` or \"least-outstanding\", or remove `addresses`");
@@ -208,6 +219,7 @@ fn destination(section: &Section<'_>) -> Destination {
         resync: section.choice("resync") == Some("outage"),
         objectives: objectives(section),
         reconcile: reconcile(section, protocol),
+        drill,
         not_acting: section.not_acting(),
     }
 }
@@ -265,13 +277,36 @@ fn objectives(section: &Section<'_>) -> Objectives {
     Objectives { rto: section.duration_if("rto"), rpo }
 }
 
-/// Checks the forms of keys that do not act.
-fn checked_later(section: &Section<'_>) {
-    if let Some(drill) = section.table("drill") {
-        let _ = (drill.duration_if("every"), drill.choice("fault"));
-        if let Some(text) = drill.text("at").filter(|text| time_of_day(&text.value).is_none()) {
-            drill.malformed("at", &text, "it is not a time of day");
+/// `drill`.
+fn drill(table: &Section<'_>, protocol: Protocol, endpoints: &[Arc<Endpoint>]) -> DrillSettings {
+    table.pointless(if protocol == Protocol::Mllp { "store" } else { "message" }, &format!("for {protocol}"));
+    let schedule = table.text("schedule").and_then(|text| {
+        let schedule = Schedule::parse(&text.value);
+        if schedule.is_none() {
+            table.malformed("schedule", &text, "it is not a day and a time of day");
         }
+        schedule
+    });
+    let to = table.text("to").and_then(|text| {
+        let known = endpoints.iter().any(|e| *e.name == *text.value);
+        if !known {
+            table.malformed("to", &text, "the destination has no endpoint of this name");
+        }
+        known.then(|| text.value.into())
+    });
+    for key in ["real", "fault"].into_iter().filter(|_| schedule.is_none()) {
+        table.pointless(key, &format!("without `schedule`: a drill by hand is told --{key}"));
+    }
+    DrillSettings {
+        schedule,
+        to,
+        fault: table.choice("fault").and_then(Fault::parse),
+        real: table.flag("real"),
+        stay: table.duration("stay"),
+        max_errors: small(table.count("max_errors")),
+        max_age: table.duration("max_age"),
+        message: table.text("message").map(|text| table.reading().path(&text.value)),
+        store: table.flag("store"),
     }
 }
 
@@ -444,13 +479,17 @@ mod tests {
             ("calling_ae = 'SEVENTEEN_LETTERS'", "longer than 16"),
             ("calling_ae = 'BACK\\SLASH'", "other characters"),
             ("failback_window = '22:00-24:00'", "not two different times"),
-            ("drill = { at = '7:00' }", "not a time of day"),
+            ("drill = { schedule = 'Sunday 3:00' }", "not a day and a time of day"),
+            ("drill = { schedule = 'Sun 03:00', real = true }", "two endpoints"),
+            ("drill = { to = 'elsewhere' }", "no endpoint of this name"),
             ("reconcile = 'query'", "is for dicom"),
         ];
         for (line, said) in cases {
             let problems = read(&MINIMAL.replace("protocol = 'mllp'", &format!("protocol = 'mllp'\n{line}"))).unwrap_err();
             assert!(problems.len() == 1 && problems[0].contains(said), "{line}: {problems:?}");
         }
+        let problems = read(&MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\ndrill = { schedule = 'Sun 03:00' }")).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.contains("nothing to send")), "{problems:?}");
         let cases = [
             ("address = 'ris.example.org'", "not host:port"),
             ("address = '::1:2575'", "not host:port"),
@@ -505,11 +544,11 @@ mod tests {
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("verify") && warnings[1].contains("\"b\" is less protected than \"a\""), "{warnings:?}");
         assert_eq!(notes.tls.len(), 1);
-        let source = MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nconvert = true\nrto = '2m'\nreconcile = 'query'\nreplay_window = '2m'");
+        let source = MINIMAL.replace("protocol = 'mllp'", "protocol = 'mllp'\nconvert = true\nrto = '2m'\nreplay_window = '2m'");
         let ClientSettings { destinations, notes, .. } = read(&source).unwrap();
         let warnings: Vec<String> = notes.warnings.iter().map(|warning| warning.what.clone()).collect();
-        assert_eq!(warnings, ["`convert` means nothing for mllp", "`reconcile` is read and checked, not acting in this version"]);
-        assert_eq!(destinations[0].not_acting, ["reconcile"]);
+        assert_eq!(warnings, ["`convert` means nothing for mllp"]);
+        assert!(destinations[0].not_acting.is_empty());
     }
 
     #[test]

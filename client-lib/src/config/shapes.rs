@@ -84,7 +84,6 @@ const NONE: Default = Default::Depends("none");
 const NAME: Kind = Kind::Text("a name: letters, digits, `.`, `_`, `-`, at most 64, a letter or digit first");
 const AE_TITLE: Kind = Kind::Text("an AE title: 1 to 16 printable ASCII characters, no backslash");
 const FILE: Kind = Kind::Text("a file, relative to the configuration file");
-const CLOCK: Kind = Kind::Text("a time of day, `HH:MM`");
 
 /// `[[destination]]`.
 pub const DESTINATION: Shape = Shape {
@@ -200,7 +199,7 @@ pub const DESTINATION: Shape = Shape {
             "how far back an endpoint may lose what it answered, after what was delivered again: outages are measured against it",
         ),
         field("health", Kind::Table(&HEALTH), Default::Depends("see there"), "how endpoints are probed"),
-        later("drill", Kind::Table(&DRILL), NONE, "regular failover drills"),
+        field("drill", Kind::Table(&DRILL), Default::Depends("see there"), "failover drills: what they do, and when they are made by themselves"),
         field("endpoint", Kind::Tables(&ENDPOINT), YES, "the endpoints, in order of preference"),
     ],
 };
@@ -274,11 +273,37 @@ pub const HEALTH: Shape = Shape {
 /// `drill`.
 pub const DRILL: Shape = Shape {
     title: "drill",
-    meaning: "Regular failover drills.",
+    meaning: "Failover drills: `everpost drill DESTINATION`, and with `schedule` by themselves.",
     fields: &[
-        field("every", Kind::Duration("1d", "365d"), NONE, "time between drills"),
-        field("at", CLOCK, NONE, "when they begin"),
-        field("fault", Kind::Choice(&["refuse", "freeze", "drop", "dns"]), Default::Value("refuse"), "what is simulated"),
+        field(
+            "schedule",
+            Kind::Text("a day and a time of day, `Sun 03:00` or `daily 03:00`"),
+            NONE,
+            "when one is made by itself, in local time; one that is missed or fails is an alarm",
+        ),
+        field("to", Kind::Text("the name of an endpoint"), Default::Depends("the second endpoint"), "where it goes"),
+        field(
+            "fault",
+            Kind::Choice(&["none", "refuse", "freeze", "drop", "dns"]),
+            Default::Value("none"),
+            "what our own dialling simulates at the active endpoint, so that detection is exercised too and real traffic moves; `none`: nothing, traffic is shifted",
+        ),
+        field("real", Kind::Flag, Default::Value("false"), "whether real traffic is shifted too, and not only test messages sent there"),
+        field("stay", Kind::Duration("1s", "1d"), Default::Value("30s"), "how long it stays after the first answer there"),
+        field(
+            "max_errors",
+            Kind::Count(0, 100),
+            Default::Value("10"),
+            "percent of failed attempts there, of five and more, above which it stops and returns",
+        ),
+        field("max_age", Kind::Duration("1s", "7d"), Default::Value("5m"), "age of the oldest waiting envelope at which it stops and returns"),
+        field("message", FILE, Default::Depends("that of the probe `mllp`"), "mllp: file with the test message, of a marked test patient"),
+        field(
+            "store",
+            Kind::Flag,
+            Default::Depends("as with the probe `dicom-store`"),
+            "dicom: whether the synthetic object of that probe is stored; else it is a C-ECHO",
+        ),
     ],
 };
 

@@ -63,7 +63,7 @@ pub fn time_of_day(text: &str) -> Option<Time> {
 }
 
 /// What a clock can show is within jiff's range; beyond it counts as 1970.
-fn at(wall: u64) -> Timestamp {
+pub(super) fn at(wall: u64) -> Timestamp {
     i64::try_from(wall).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 

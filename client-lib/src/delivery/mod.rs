@@ -16,6 +16,7 @@
 use std::fmt;
 
 pub mod alarms;
+pub mod drill;
 pub mod engine;
 pub mod outages;
 pub mod replay;

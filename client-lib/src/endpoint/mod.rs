@@ -165,6 +165,7 @@ pub(crate) mod fixture {
             resync: false,
             objectives: Objectives::default(),
             reconcile: false,
+            drill: DrillSettings::default(),
             not_acting: Vec::new(),
         }
     }

@@ -3,13 +3,14 @@
 //! Dropping an attempt's future aborts its connection. A connection that saw a time-out, a wrong answer or a fault is closed, never reused.
 //! Errors: none; failures are outcomes.
 
-use crate::config::Destination;
+use crate::config::{Destination, Fault};
 use crate::delivery::standby::{Kind, Rehearsed};
 use crate::delivery::status::NameStatus;
 use crate::delivery::{Outcome, Phase};
 use crate::dicom::part10::FileHead;
+use crate::dicom::{synthetic, uid};
 use crate::ids::EndpointId;
-use crate::keys::Keys;
+use crate::keys::{Key, Keys};
 use crate::spool::Envelope;
 use bytes::Bytes;
 use std::future::Future;
@@ -89,6 +90,26 @@ pub struct ProbeFailure {
 #[derive(Debug, Clone)]
 pub struct Parcel(pub(crate) Content);
 
+impl Parcel {
+    /// An HL7 message.
+    #[must_use]
+    pub fn message(content: Bytes) -> Parcel {
+        Parcel(Content::Hl7(content))
+    }
+
+    /// The synthetic object of a marked test patient (`dicom::synthetic`).
+    #[must_use]
+    pub fn synthetic_object() -> Parcel {
+        let mut keys = Keys::new();
+        let (class, instance) = (synthetic::SOP_CLASS.to_owned(), synthetic::INSTANCE.to_owned());
+        for (key, value) in [(Key::SopClass, &*class), (Key::SopInstance, &*instance), (Key::TransferSyntax, uid::IMPLICIT_LE)] {
+            keys.set(key, value.as_bytes());
+        }
+        let head = FileHead { sop_class: class, sop_instance: instance, transfer_syntax: uid::IMPLICIT_LE.to_owned(), dataset_at: 0 };
+        Parcel(Content::Object { keys: Arc::new(keys), head: Arc::new(head), file: Part10::Memory(synthetic::object().into()) })
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
     /// An HL7 message.
@@ -143,6 +164,8 @@ pub trait Courier: Send + Sync + 'static {
             tokio::time::timeout_at(until, probe).await.unwrap_or(Err(late)).map(drop)
         })
     }
+    /// Lets every connection to an endpoint fail so until then, for a drill; `None`: no longer.
+    fn simulate(&self, _endpoint: EndpointId, _fault: Option<(Fault, Instant)>) {}
     /// Closes idle connections to an endpoint, properly (release). Those in use close when their attempt ends.
     fn drain(&self, endpoint: EndpointId);
     /// Closes every idle connection properly, because the process is about to end; returns when that is done or `limits::CLOSE_WAIT` is over.

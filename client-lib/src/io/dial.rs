@@ -3,11 +3,12 @@
 //! wrong here happened before a byte of a message left: the outcome is always `NotSent` with its phase.
 //! Errors: `Outcome::NotSent`, with a cause that says where and what to look at.
 
-use crate::config::{Endpoint, Finding, Names};
+use crate::config::{Endpoint, Fault, Finding, Names};
 use crate::delivery::status::NameStatus;
 use crate::delivery::{Outcome, Phase};
 use crate::endpoint::pool::Service;
 use crate::io::courier::Met;
+use crate::io::fault::Simulated;
 use crate::io::lookup::Dns;
 use crate::io::resolve::{Followed, Resolver};
 use crate::io::stream::Stream;
@@ -30,6 +31,8 @@ pub struct Dialer {
     sought: Sought,
     /// The address that took the last connection: tried first as long as the name has it.
     took: Mutex<Option<IpAddr>>,
+    /// What a drill simulates.
+    simulated: Simulated,
 }
 
 #[derive(Debug)]
@@ -47,7 +50,7 @@ impl Dialer {
             Finding::Srv => Sought::Service(resolver.follow_service(&endpoint.host)),
             Finding::Any | Finding::Each => Sought::Host(resolver.follow(&endpoint.host)),
         };
-        Dialer { endpoint, tls, sought, took: Mutex::default() }
+        Dialer { endpoint, tls, sought, took: Mutex::default(), simulated: Simulated::default() }
     }
 
     /// A new connection. A resolver that fails or hangs does not stop it while an earlier answer is known.
@@ -71,7 +74,17 @@ impl Dialer {
         self.dial_with(None, deadline, &Met::default()).await
     }
 
+    /// Lets every connection fail so until then; `None`: no longer. True: that is news, and connections that stand should go.
+    pub fn simulate(&self, fault: Option<(Fault, Instant)>) -> bool {
+        self.simulated.set(fault)
+    }
+
     async fn dial_with(&self, tls: Option<&ClientTls>, deadline: Instant, met: &Met) -> Result<Stream, Outcome> {
+        if let Some(hole) = self.simulated.connect(&self.endpoint.address(), deadline).await? {
+            // What stands at the endpoint is shown, not our own.
+            let connected = connect(&[hole], &self.endpoint.address(), tls, deadline).await;
+            return connected.map(|stream| stream.standing_for(self.resolved().first().copied()));
+        }
         let addresses = self.addresses(deadline).await?;
         let connected = connect_met(&addresses, &self.endpoint.address(), tls, deadline, met).await;
         match (&connected, &self.sought) {
@@ -242,7 +255,7 @@ where
     }
 }
 
-fn not_sent(phase: Phase, cause: String, timeout: bool) -> Outcome {
+pub(super) fn not_sent(phase: Phase, cause: String, timeout: bool) -> Outcome {
     Outcome::NotSent { phase, cause, stale: false, timeout }
 }
 

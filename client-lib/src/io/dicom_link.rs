@@ -383,6 +383,12 @@ impl Courier for DicomCourier {
         })
     }
 
+    fn simulate(&self, endpoint: EndpointId, fault: Option<(config::Fault, Instant)>) {
+        if self.0.seats.get(endpoint.index()).is_some_and(|seat| seat.dialer.simulate(fault)) {
+            self.drain(endpoint);
+        }
+    }
+
     fn drain(&self, endpoint: EndpointId) {
         if let Some(seat) = self.0.seats.get(endpoint.index()) {
             seat.let_go();

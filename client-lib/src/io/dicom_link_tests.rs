@@ -77,6 +77,7 @@ fn destination(peer: &Peer) -> Destination {
         resync: false,
         objectives: crate::config::Objectives::default(),
         reconcile: false,
+        drill: crate::config::DrillSettings::default(),
         not_acting: Vec::new(),
     }
 }

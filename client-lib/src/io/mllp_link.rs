@@ -5,7 +5,7 @@
 //! connection; one to an address that its name has no longer is closed when the message in flight has ended. Content is read from the spool in chunks, so a large message costs one chunk.
 //! Errors: none; failures are outcomes. Answers to earlier messages become notes in their stories, and an alarm if they are negative.
 
-use crate::config::{Destination, Endpoint, Probe};
+use crate::config::{Destination, Endpoint, Fault, Probe};
 use crate::delivery::standby::{Kind, Rehearsed, Stumble};
 use crate::delivery::status::NameStatus;
 use crate::delivery::{AckCode, Outcome, Phase, Silence};
@@ -160,6 +160,12 @@ impl Courier for MllpCourier {
             let late = || Outcome::Unanswered { silence: Silence::Timeout, cause: "its share of the time was over".into() };
             tokio::time::timeout_at(patience.until, exchange).await.unwrap_or_else(|_| (late(), None))
         })
+    }
+
+    fn simulate(&self, endpoint: EndpointId, fault: Option<(Fault, Instant)>) {
+        if self.shared.posts.get(endpoint.index()).is_some_and(|post| post.dialer.simulate(fault)) {
+            self.drain(endpoint);
+        }
     }
 
     fn drain(&self, endpoint: EndpointId) {
@@ -432,7 +438,10 @@ fn by_hand(content: Bytes, timeout: Duration) -> Dispatch {
     Dispatch { source: Source::Memory(Some(content)), control_id, envelope: None, silent: false, timeout }
 }
 
-async fn read_file(path: &Path) -> io::Result<Bytes> {
+/// A test message from a file, as the `mllp` probe reads it.
+/// # Errors
+/// Of the file.
+pub async fn read_file(path: &Path) -> io::Result<Bytes> {
     let path = path.to_owned();
     let read = tokio::task::spawn_blocking(move || {
         let size = std::fs::metadata(&path)?.len();

@@ -16,6 +16,7 @@ mod dicom_scu;
 pub mod dicom_send;
 pub mod disk;
 pub mod driver;
+mod fault;
 mod http_probe;
 pub mod in_place;
 mod lookup;

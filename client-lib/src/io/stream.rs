@@ -82,6 +82,12 @@ impl Stream {
         Ok(Stream { wire: Wire::Server(Box::new(tls)), peer })
     }
 
+    /// The same, under another address for people.
+    #[must_use]
+    pub(crate) fn standing_for(self, peer: Option<SocketAddr>) -> Stream {
+        Stream { peer: peer.unwrap_or(self.peer), ..self }
+    }
+
     /// The peer's address and port.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {

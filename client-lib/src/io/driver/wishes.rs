@@ -2,6 +2,7 @@
 //! Errors: `ShiftRefused`.
 
 use super::{Driver, PROBE_GRACE, now};
+use crate::config::Fault;
 use crate::delivery::Phase;
 use crate::delivery::engine::Engine;
 use crate::delivery::outages::Outage;
@@ -10,6 +11,7 @@ use crate::endpoint::Admin;
 use crate::endpoint::sites::Whereabouts;
 use crate::endpoint::wishes::{Follow, Shift, ShiftRefused};
 use crate::io::courier::ProbeFailure;
+use crate::spool::{Answered, Mark, Planned, Range, ReplayOrder, Since, SpoolError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +75,33 @@ impl Driver {
         let (core, now) = (self.0.core(), now());
         let outages = core.engine.outages();
         (outages.all(now.wall), outages.running(now.at).map(|(_, elapsed)| elapsed))
+    }
+
+    /// Lets every connection to an endpoint fail so, for a drill, unless it is said again within `lease`; `None`: no longer.
+    pub fn simulate(&self, endpoint: &str, fault: Option<Fault>, lease: Duration) {
+        let (found, courier) = {
+            let core = self.0.core();
+            (core.engine.find(endpoint), Arc::clone(&core.courier))
+        };
+        for endpoint in found {
+            courier.simulate(endpoint, fault.map(|fault| (fault, tokio::time::Instant::now() + lease)));
+        }
+    }
+
+    /// Outages from now on are those of a drill, or no longer.
+    pub fn drill(&self, drill: bool) {
+        self.0.core().engine.drill(drill);
+    }
+
+    /// What an endpoint has answered in this window, and another one has not. Reads history: blocks.
+    /// # Errors
+    /// `Disk`.
+    pub fn exposed(&self, endpoint: &str, other: &str, window: Duration) -> Result<Planned, SpoolError> {
+        let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        let since = Since::Mark(Mark { number: u64::MAX, at: now().wall.saturating_sub(window) });
+        let ranges = vec![Range { endpoint: Some(endpoint.into()), since, until: None }];
+        let unless = vec![Answered { endpoint: other.into(), doubt: None }];
+        self.0.spool.plan_replay(self.0.id, &ReplayOrder { id: u64::MAX, ranges, unless, ahead: false })
     }
 
     /// Probes an endpoint now; for a pool, each of it in turn. What is seen counts as any probe does. `None`: there is none of this name.
