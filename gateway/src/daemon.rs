@@ -10,9 +10,8 @@ use crate::descriptors;
 use crate::expiry::Expiries;
 use crate::intake::Intake;
 use crate::listener::Doors;
-use crate::live::{Live, ReloadWish, Reloaded, Running, Signs};
+use crate::live::{Live, ReloadWish, Reloaded, Running, Watch};
 use crate::log::Log;
-use crate::metrics::Metrics;
 use crate::process::{self, Note, Signals, Wish};
 use crate::route::Routes;
 use crate::sites::Coupling;
@@ -54,6 +53,9 @@ const LAST_ATTEMPTS_WITHIN: Duration = Duration::from_secs(1);
 /// Time for the last writes of the spool. A disk that hangs must not keep the process: what was answered is durable already.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
+/// Time for drills to end and to write their reports.
+const DRILLS_END_WITHIN: Duration = Duration::from_secs(2);
+
 /// `everpost run`.
 /// # Errors
 /// As the module says.
@@ -87,8 +89,7 @@ pub fn run(file: &Path) -> Result<u8, Failure> {
 /// Everything that reads events.
 #[derive(Debug, Default)]
 struct Readers {
-    metrics: Arc<Metrics>,
-    signs: Arc<Signs>,
+    watch: Watch,
     log: Log,
     /// Events so far; unchanged for a while means that traffic rests.
     count: AtomicU64,
@@ -128,8 +129,9 @@ impl Readers {
                 Event::Shift { news: ShiftNews::Ended, .. } => readers.shift_ended.store(true, Ordering::Relaxed),
                 _ => {}
             }
-            readers.metrics.read(&event, now);
-            readers.signs.read(&event, now);
+            readers.watch.metrics.read(&event, now);
+            readers.watch.signs.read(&event, now);
+            readers.watch.drills.read(&event);
             readers.log.read(&event, now);
         })
     }
@@ -180,8 +182,8 @@ impl Daemon {
         let intake = Intake::new(committer.clone(), Routes::new(Vec::new(), Vec::new()), events.clone());
         let doors = Arc::new(Doors::new(intake.clone()));
         let (wishes, reloads) = mpsc::channel(RELOADS_AHEAD);
-        let (metrics, signs) = (readers.metrics.clone(), readers.signs.clone());
-        let live = Live::new(config.clone(), committer.clone(), intake.clone(), doors.clone(), metrics, signs, wishes);
+        let live = Live::new(config.clone(), committer.clone(), intake.clone(), doors.clone(), readers.watch.clone(), wishes);
+        open_drills(&config, &readers, &events).await?;
         let (drivers, answering) = (Drivers::default(), Stop::new());
         let resolver = Resolver::new(&config.names, events.clone(), answering.1.clone());
         let resolver = resolver.map_err(|e| Failure::new(EXIT_REFUSED, format!("[names]: {e}")))?;
@@ -317,10 +319,14 @@ impl Daemon {
                     drop(answer.send(reloaded)); // whoever asked may have gone
                 }
                 _ = tick.tick() => {
-                    self.readers.metrics.upkeep();
+                    self.readers.watch.metrics.upkeep();
                     self.readers.log.tick(Instant::now());
                     self.live.watch(Instant::now());
                     self.coupling.look(&self.live, &self.events);
+                    if self.live.has_drills_to_mind() {
+                        let live = self.live.clone();
+                        tokio::spawn(async move { live.mind_drills().await });
+                    }
                     if self.readers.shift_ended.swap(false, Ordering::Relaxed) {
                         let live = self.live.clone();
                         tokio::spawn(async move { live.forget_ended_shifts().await });
@@ -351,6 +357,7 @@ impl Daemon {
     /// Stops from the outside in: answers in flight and attempts in flight share `stop_timeout`.
     async fn stop(&mut self) -> Result<u8, Failure> {
         let until = tokio::time::Instant::now() + self.config.stop_timeout;
+        self.end_drills().await;
         self.intake.stop();
         let running = self.live.destinations();
         if tokio::time::timeout_at(until, self.doors.stop()).await.is_err() {
@@ -375,6 +382,20 @@ impl Daemon {
             Err(_) => tracing::error!("the spool did not close in time; nothing that was answered is lost"),
         }
         Ok(EXIT_DONE)
+    }
+
+    /// What drills simulate or shift ends before anything else does.
+    async fn end_drills(&self) {
+        let drills = self.live.drills();
+        drills.cut_all("the gateway is stopping");
+        let ended = async {
+            while drills.running() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(DRILLS_END_WITHIN, ended).await.is_err() {
+            tracing::warn!("a drill did not end in time; its report says so after the next start");
+        }
     }
 
     /// Reads the file again; everything changes or nothing.
@@ -434,7 +455,7 @@ impl Daemon {
         for gone in old.iter().filter(|r| !running.iter().any(|still| still.id == r.id)) {
             gone.stopper.stop();
             self.drivers.remove(gone.id);
-            self.readers.signs.forget(&gone.name);
+            self.readers.watch.signs.forget(&gone.name);
         }
         self.tell_orphans(&running);
         self.intake.reroute(routes(&new, &running));
@@ -472,6 +493,13 @@ async fn finished(running: &[Running]) {
     for r in running {
         r.driver.finished().await;
     }
+}
+
+/// Reads the reports of drills, and tells which of them broke off.
+async fn open_drills(config: &Arc<Config>, readers: &Arc<Readers>, events: &Events) -> Result<(), Failure> {
+    let (config, drills, events) = (config.clone(), readers.watch.drills.clone(), events.clone());
+    let opened = tokio::task::spawn_blocking(move || drills.open(&config.data_dir, events)).await.map_err(std::io::Error::other).flatten();
+    opened.map_err(|e| Failure::new(EXIT_REFUSED, format!("data_dir: the folder `drills`: {e}; make it readable and writable for this user")))
 }
 
 fn open_spool(config: &Config, events: Events) -> Result<Arc<Spool>, Failure> {

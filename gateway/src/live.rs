@@ -4,6 +4,7 @@
 
 use crate::capacity::Capacity;
 use crate::config::Config;
+use crate::drills::Drills;
 use crate::intake::Intake;
 use crate::listener::Doors;
 use crate::metrics::Metrics;
@@ -151,14 +152,24 @@ pub enum WishError {
     Spool(#[from] SpoolError),
 }
 
+/// Readers of events that the API asks.
+#[derive(Debug, Clone, Default)]
+pub struct Watch {
+    /// The registry.
+    pub metrics: Arc<Metrics>,
+    /// What stands.
+    pub signs: Arc<Signs>,
+    /// Failover drills.
+    pub drills: Arc<Drills>,
+}
+
 /// The running gateway.
 pub struct Live {
     config: ArcSwap<Config>,
     committer: Committer,
     intake: Arc<Intake>,
     doors: Arc<Doors>,
-    metrics: Arc<Metrics>,
-    signs: Arc<Signs>,
+    watch: Watch,
     destinations: RwLock<Vec<Running>>,
     reload: mpsc::Sender<ReloadWish>,
     /// One wish at a time: what is recorded is what acts.
@@ -180,13 +191,12 @@ impl Live {
         committer: Committer,
         intake: Arc<Intake>,
         doors: Arc<Doors>,
-        metrics: Arc<Metrics>,
-        signs: Arc<Signs>,
+        watch: Watch,
         reload: mpsc::Sender<ReloadWish>,
     ) -> Arc<Live> {
         let config = ArcSwap::new(config);
         let (destinations, wishing, capacity) = (RwLock::default(), tokio::sync::Mutex::default(), Mutex::default());
-        Arc::new(Live { config, committer, intake, doors, metrics, signs, destinations, reload, wishing, capacity })
+        Arc::new(Live { config, committer, intake, doors, watch, destinations, reload, wishing, capacity })
     }
 
     /// The configuration in force.
@@ -197,7 +207,7 @@ impl Live {
 
     /// Another configuration is in force, with these destinations running.
     pub fn replace(&self, config: Arc<Config>, destinations: Vec<Running>) {
-        self.metrics.expect(&config);
+        self.watch.metrics.expect(&config);
         self.config.store(config);
         *self.destinations.write().unwrap_or_else(PoisonError::into_inner) = destinations;
     }
@@ -217,7 +227,13 @@ impl Live {
     /// The registry.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.watch.metrics
+    }
+
+    /// Failover drills.
+    #[must_use]
+    pub fn drills(&self) -> &Drills {
+        &self.watch.drills
     }
 
     /// Why messages are not taken now, if they are not.
@@ -263,6 +279,7 @@ impl Live {
         for d in &running {
             let mut line = DestinationLine::from(d.driver.status());
             line.foresee(&capacity.outlook_of(d.id, usage, line.backlog()));
+            line.drill = Some(self.drills().line(&d.name));
             destinations.push(line);
         }
         for (id, name) in spool.destinations() {
@@ -300,7 +317,7 @@ impl Live {
             destinations,
             ..Report::default()
         };
-        report.judged(self.refusing(), self.signs.told(Instant::now()))
+        report.judged(self.refusing(), self.watch.signs.told(Instant::now()))
     }
 
     /// Stops or resumes the delivery of a destination, and remembers that.

@@ -246,6 +246,10 @@ impl Lines {
                 let text = if *over { OutageLine::new(outage, 0).summary() } else { OutageLine::new(outage, outage.detected).told() };
                 Some(Line::new(level, &**destination, text).endpoint(&outage.endpoint))
             }
+            Event::Drill { destination, outcome, what, .. } => {
+                let level = if matches!(outcome, None | Some("passed")) { Level::INFO } else { Level::WARN };
+                Some(Line::new(level, &**destination, format!("drill {what}")))
+            }
             Event::Site { site, what } => Some(Line::new(Level::WARN, format!("site {site}"), what.clone())),
             Event::ReplayBegun { destination, what, envelopes, gone } => {
                 let gone = if *gone == 0 { String::new() } else { format!("; of {gone} more history no longer has the content") };

@@ -5,6 +5,7 @@
 
 use crate::config::Config;
 use crate::status::Report;
+use everpost_client::delivery::drill::Outcome;
 use everpost_client::delivery::{Phase, Verdict};
 use everpost_client::event::{Event, Refusal, ReplayEnd};
 use everpost_client::keys::Protocol;
@@ -45,6 +46,8 @@ const DESCRIBED: &[(&str, char, &str)] = &[
     ("everpost_outage", 'g', "1 while an outage runs."),
     ("everpost_objectives_missed_total", 'c', "Outages that are over in which an objective was missed."),
     ("everpost_outage_worst_seconds", 'g', "Of the last 30 days: the longest time until delivery went on (rto), the farthest loss (rpo)."),
+    ("everpost_drills_total", 'c', "Failover drills that are over, by how they ended."),
+    ("everpost_drill_last_passed", 'g', "1 if the last drill passed, 0 if not; absent if there was none."),
     ("everpost_replayed_total", 'c', "Replays answered positively: messages that another endpoint had answered before."),
     ("everpost_replays_already_there_total", 'c', "Replays not sent because the endpoint, when asked, named the instance (`reconcile`)."),
     ("everpost_replays_refused_total", 'c', "Replays that the endpoint refused; nothing is owed."),
@@ -161,6 +164,9 @@ impl Metrics {
                 }
             }
             drop(self.outages(&destination.name));
+            for outcome in Outcome::ALL {
+                drop(self.drills(&destination.name, outcome.name()));
+            }
             for objective in ["rto", "rpo"] {
                 drop(self.missed(&destination.name, objective));
             }
@@ -201,6 +207,7 @@ impl Metrics {
             Event::Failover { destination, from, to, .. } => {
                 self.failovers(destination, from.as_ref(), to.as_ref()).increment(1);
             }
+            Event::Drill { destination, outcome: Some(outcome), .. } => self.drills(destination, outcome).increment(1),
             Event::Outage { destination, outage, over: false } if !outage.drill => self.outages(destination).increment(1),
             Event::Outage { destination, outage, over: true } if !outage.drill => {
                 for (objective, met) in [("rto", outage.rto_met(0)), ("rpo", outage.rpo_met())] {
@@ -248,6 +255,9 @@ impl Metrics {
             }
             put("everpost_oldest_waiting_seconds", vec![own()], d.oldest_waiting_seconds as f64);
             put("everpost_dead_letters", vec![own()], d.dead_letter as f64);
+            if let Some(outcome) = d.drill.as_ref().and_then(|drill| drill.outcome.as_deref()) {
+                put("everpost_drill_last_passed", vec![own()], f64::from(u8::from(outcome == Outcome::Passed.name())));
+            }
             put("everpost_outage", vec![own()], f64::from(u8::from(d.outage.is_some())));
             for (objective, worst) in [("rto", d.objectives.worst_rto_seconds), ("rpo", d.objectives.worst_rpo_seconds)] {
                 put("everpost_outage_worst_seconds", vec![own(), Label::new("objective", objective)], worst.unwrap_or(0.0));
@@ -321,6 +331,10 @@ impl Metrics {
         let endpoint = self.label(destination, endpoint);
         let labels = vec![Label::new("destination", name(destination)), Label::new("endpoint", endpoint), Label::new("phase", phase.name())];
         self.counter("everpost_ambiguous_total", labels)
+    }
+
+    fn drills(&self, destination: &Arc<str>, outcome: &'static str) -> Counter {
+        self.counter("everpost_drills_total", vec![Label::new("destination", name(destination)), Label::new("outcome", outcome)])
     }
 
     fn outages(&self, destination: &Arc<str>) -> Counter {

@@ -219,6 +219,7 @@ mod tests {
             resync: false,
             objectives: everpost_client::config::Objectives::default(),
             reconcile: false,
+            drill: everpost_client::config::DrillSettings::default(),
             not_acting: Vec::new(),
         })
     }

@@ -3,6 +3,7 @@
 //! Errors: none.
 
 use crate::capacity::Outlook;
+use crate::drills::DrillLine;
 use crate::outages::{ObjectivesLine, OutageLine};
 use everpost_client::delivery::status::{DestinationStatus, EndpointStatus, NameStatus, ShiftStatus};
 use everpost_client::spool::{UnixMillis, Usage};
@@ -150,6 +151,9 @@ pub struct DestinationLine {
     /// Until the spool is full if nothing is delivered to it from now on; `null`: not known, or beyond a year.
     #[serde(default)]
     pub spool_lasts_seconds: Option<u64>,
+    /// Failover drills.
+    #[serde(default)]
+    pub drill: Option<DrillLine>,
     /// In order of preference.
     pub endpoints: Vec<EndpointLine>,
 }
@@ -444,6 +448,9 @@ impl DestinationLine {
         );
         if let Some(replay) = &self.replay {
             let _ = writeln!(out, "  {replay}: {} to go", self.replays);
+        }
+        for line in self.drill.iter().filter_map(DrillLine::told).flat_map(|told| wrapped(&told, 76)) {
+            let _ = writeln!(out, "  {line}");
         }
         for line in self.outage.iter().map(OutageLine::told).chain(self.objectives.told()).flat_map(|told| wrapped(&told, 76)) {
             let _ = writeln!(out, "  {line}");

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 pub mod auth;
+pub mod drills;
 pub mod endpoints;
 pub mod outages;
 pub mod queue;
@@ -97,6 +98,8 @@ pub fn router(live: Arc<Live>, door: Door) -> Router {
         .route("/api/v1/envelopes/{id}", post(queue::decide_all))
         .route("/api/v1/envelopes/{id}/{verb}", post(queue::decide))
         .route("/api/v1/destinations/{name}/replay", post(replay::replay))
+        .route("/api/v1/destinations/{name}/drill", post(drills::begin))
+        .route("/api/v1/destinations/{name}/drill-stop", post(drills::stop))
         .route("/api/v1/destinations/{name}/{verb}", post(endpoints::destination))
         .route("/api/v1/destinations/{name}/endpoints/{endpoint}/{verb}", post(wishes::endpoint))
         .route("/api/v1/sites/{name}/{verb}", post(wishes::site))
@@ -108,6 +111,8 @@ pub fn router(live: Arc<Live>, door: Door) -> Router {
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/config", get(status::config))
         .route("/api/v1/destinations/{name}/outages", get(outages::list))
+        .route("/api/v1/drills", get(drills::list))
+        .route("/api/v1/drills/{id}", get(drills::show))
         .route("/api/v1/envelopes", get(queue::list))
         .route("/api/v1/envelopes/{id}", get(queue::show))
         .route("/api/v1/envelopes/{id}/content", get(queue::content))

@@ -7,8 +7,7 @@ use super::router;
 use crate::config::Config;
 use crate::intake::Intake;
 use crate::listener::Doors;
-use crate::live::{Live, Running, Signs};
-use crate::metrics::Metrics;
+use crate::live::{Live, Running, Watch};
 use crate::route::Routes;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
@@ -63,9 +62,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(CONFIG).await
+    }
+
+    async fn with(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("gw.toml");
-        std::fs::write(&file, CONFIG).unwrap();
+        std::fs::write(&file, config).unwrap();
         let spool_dir = dir.path().join("spool");
         std::fs::create_dir(&spool_dir).unwrap();
         let settings = SpoolSettings { reserve: 0, segment_size: 1 << 20, ..SpoolSettings::default() };
@@ -75,7 +78,10 @@ impl World {
         let doors = Arc::new(Doors::new(intake.clone()));
         let config = Arc::new(Config::load(&file).unwrap());
         let (wishes, _) = mpsc::channel(1);
-        let live = Live::new(config, committer, intake, doors, Arc::new(Metrics::new()), Arc::new(Signs::default()), wishes);
+        let watch = Watch::default();
+        let signs = watch.signs.clone();
+        watch.drills.open(dir.path(), Events::to(move |event| signs.read(&event, Instant::now()))).unwrap();
+        let live = Live::new(config, committer, intake, doors, watch, wishes);
         Self { _dir: dir, live }
     }
 
@@ -409,4 +415,77 @@ async fn with_manual_failback_an_operator_is_the_way_back() {
     commit(&[1, 1]).await;
     until("the way back", async || failback().await == StatusCode::OK).await;
     commit(&[1, 1, 0]).await;
+}
+
+const SCHEDULED: &str = r#"
+name = "gw"
+data_dir = "data"
+[[listener]]
+name = "in"
+protocol = "mllp"
+bind = "127.0.0.1:0"
+[[destination]]
+name = "ris"
+protocol = "mllp"
+drill = { schedule = "daily 03:00", real = true, stay = "1s" }
+[[destination.endpoint]]
+name = "a"
+address = "127.0.0.1:1"
+[[destination.endpoint]]
+name = "b"
+address = "127.0.0.1:2"
+[[route]]
+from = ["in"]
+to = ["ris"]
+"#;
+
+/// A gateway whose drill was due so many milliseconds ago.
+async fn due_since(ago: u64) -> (World, Driver) {
+    let world = World::with(SCHEDULED).await;
+    let (config, committer) = (world.live.config(), world.live.committer().clone());
+    let pair = Arc::new(Pair { good: AtomicBool::new(true), took: Mutex::default() });
+    let (id, (stopper, stop)) = (committer.spool().destination("ris").unwrap(), Stop::new());
+    let driver = Driver::start(config.destinations[0].clone(), id, committer.clone(), Arc::new(Way(pair)), Events::none(), stop, Wishes::default());
+    world.live.replace(config, vec![Running { name: "ris".into(), id, driver: driver.clone(), stopper }]);
+    let due = json!({"schedule": "daily 03:00", "at": crate::live::now() - ago});
+    committer.remember("drill/ris", due.to_string().as_bytes()).await.unwrap();
+    (world, driver)
+}
+
+fn last_drill(world: &World) -> Option<crate::drills::record::Record> {
+    world.live.drills().store()?.list(Some("ris")).into_iter().next()
+}
+
+#[tokio::test]
+async fn a_drill_that_is_due_is_made_once_and_its_report_is_served() {
+    let (world, driver) = due_since(1_000).await;
+    world.live.mind_drills().await;
+    until("it is over", async || last_drill(&world).is_some_and(|r| !r.running)).await;
+    let record = last_drill(&world).unwrap();
+    assert_eq!((record.passed(), record.scheduled.is_some(), record.by.as_str(), record.real), (true, true, "the schedule", true), "{record:?}");
+    assert!(driver.shift().is_none() && driver.status().active == ["a"] && record.next.is_some(), "{record:?}");
+    world.live.mind_drills().await;
+    let page = world.ask(Door::loopback(None), Method::GET, "/api/v1/drills?destination=ris", "").await.json();
+    assert_eq!(page["drills"].as_array().map(Vec::len), Some(1), "once: {page}");
+    let html = world.ask(Door::loopback(None), Method::GET, &format!("/api/v1/drills/{}?format=html", record.id), "").await;
+    assert!(html.status == StatusCode::OK && html.kind.starts_with("text/html"), "{}", html.kind);
+    let refused = world.ask(Door::loopback(None), Method::POST, "/api/v1/destinations/ris/drill", "{\"real\":true}").await.status;
+    assert_eq!(refused, StatusCode::FORBIDDEN, "only on the socket");
+}
+
+#[tokio::test]
+async fn a_drill_that_was_missed_or_could_not_begin_is_an_alarm() {
+    for (ago, paused, words) in [(3_600_000, false, "the gateway did not run when it was due"), (1_000, true, "it was not begun: ris is paused")] {
+        let (world, driver) = due_since(ago).await;
+        if paused {
+            driver.pause();
+        }
+        world.live.mind_drills().await;
+        let record = last_drill(&world).unwrap();
+        assert_eq!(record.outcome.map(|o| o.name()), Some("missed"));
+        let reasons = world.live.report().reasons.join("\n");
+        assert!(record.findings.issues[0].contains(words) && reasons.contains("its scheduled drill") && reasons.contains(words), "{reasons}");
+        world.live.mind_drills().await;
+        assert_eq!(world.live.drills().store().unwrap().list(None).len(), 1, "told once");
+    }
 }

@@ -48,14 +48,7 @@ impl Body {
     }
 
     fn by(&self, caller: Caller) -> Result<String, Problem> {
-        let Caller { uid } = caller;
-        let name = self.by.as_deref().map(|name| words("by", name)).transpose()?;
-        Ok(match (name, uid) {
-            (Some(name), Some(uid)) => format!("{name} (uid {uid})"),
-            (Some(name), None) => name,
-            (None, Some(uid)) => format!("uid {uid}"),
-            (None, None) => "an operator".to_owned(),
-        })
+        by(self.by.as_deref(), caller)
     }
 
     fn shift(&self, caller: Caller) -> Result<ShiftWish, Problem> {
@@ -67,8 +60,20 @@ impl Body {
     }
 }
 
+/// Who it is: the name that the command line gives, and the user of the socket's other end.
+pub(super) fn by(name: Option<&str>, caller: Caller) -> Result<String, Problem> {
+    let Caller { uid } = caller;
+    let name = name.map(|name| words("by", name)).transpose()?;
+    Ok(match (name, uid) {
+        (Some(name), Some(uid)) => format!("{name} (uid {uid})"),
+        (Some(name), None) => name,
+        (None, Some(uid)) => format!("uid {uid}"),
+        (None, None) => "an operator".to_owned(),
+    })
+}
+
 /// Text of people, for one line of a log.
-fn words(what: &str, text: &str) -> Result<String, Problem> {
+pub(super) fn words(what: &str, text: &str) -> Result<String, Problem> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > REASON_CHARS_MAX || text.chars().any(char::is_control) {
         return Err(wrong(format!("`{what}` has 1 to {REASON_CHARS_MAX} characters in one line")));

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 
 pub mod connect;
+pub mod drill;
 pub mod outages;
 pub mod peers;
 pub mod queue;
@@ -107,6 +108,8 @@ enum Command {
     Site(wishes::Site),
     /// Deliver again what endpoints had answered
     Replay(replay::Replay),
+    /// Make a failover drill and report on it; list and show the reports
+    Drill(Box<drill::Drill>),
     /// Outages of the last 30 days, measured against `rto` and `rpo`
     Outages(outages::Outages),
     /// Send a message or images, as a test client
@@ -205,6 +208,7 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Endpoint(endpoint) => waited(endpoint.execute(json)),
         Command::Site(site) => waited(site.execute(json)),
         Command::Replay(replay) => waited(replay.execute(json)),
+        Command::Drill(drill) => waited(drill.execute(json)),
         Command::Outages(outages) => waited(outages.execute(json)),
         Command::Send(send) => waited(send.execute(json)),
         Command::Echo(echo) => waited(echo.execute(json)),
@@ -271,6 +275,14 @@ mod tests {
             "everpost site shift s --to t --reason because",
             "everpost site unshift s",
             "everpost replay d --from-endpoint e --since 2h --until 2026-01-31T22:00:00Z --dry-run --out-of-order --no-query",
+            "everpost replay d --from-endpoint e --since 2h --until 2026-01-31T22:00:00Z --dry-run --out-of-order",
+            "everpost drill d",
+            "everpost drill d --fault freeze --to e --real --stay 1m --within 2m --max-errors 5 --max-age 1m --dry-run --detach --json",
+            "everpost drill d --participant a --participant b --note n --corrective-action c --next 2027",
+            "everpost drill list",
+            "everpost drill list d --json",
+            "everpost drill show i --format html",
+            "everpost drill stop d --config f",
             "everpost outages",
             "everpost outages d --json --config f",
             "everpost send hl7 f --to mllp://h:1",
@@ -295,7 +307,10 @@ mod tests {
             "everpost site shift --reason because", // of which site?
             "everpost status --config f --data-dir d",
             "everpost queue show x",
-            "everpost replay d", // since when?
+            "everpost replay d",             // since when?
+            "everpost drill",                // of what?
+            "everpost drill d --fault fire", // no such
+            "everpost drill show",           // which?
             "everpost send hl7 f",
         ] {
             assert_eq!(parsed(line).err().map(|e| e.exit_code()), Some(2), "{line}");

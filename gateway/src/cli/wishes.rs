@@ -216,6 +216,6 @@ fn say(json: bool, value: &Value, words: impl Fn() -> String) -> Result<u8, Fail
 }
 
 /// Who gives the command, as far as the environment says.
-fn person() -> Option<String> {
+pub(super) fn person() -> Option<String> {
     ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()))
 }
