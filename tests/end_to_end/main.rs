@@ -10,6 +10,7 @@ mod demo;
 mod dicom_convert;
 mod dicom_identity;
 mod disk;
+mod drills;
 mod failover;
 mod health;
 mod hl7_identity;

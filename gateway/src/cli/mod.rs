@@ -275,7 +275,6 @@ mod tests {
             "everpost site shift s --to t --reason because",
             "everpost site unshift s",
             "everpost replay d --from-endpoint e --since 2h --until 2026-01-31T22:00:00Z --dry-run --out-of-order --no-query",
-            "everpost replay d --from-endpoint e --since 2h --until 2026-01-31T22:00:00Z --dry-run --out-of-order",
             "everpost drill d",
             "everpost drill d --fault freeze --to e --real --stay 1m --within 2m --max-errors 5 --max-age 1m --dry-run --detach --json",
             "everpost drill d --participant a --participant b --note n --corrective-action c --next 2027",

@@ -1,6 +1,7 @@
 //! Delivery under faults, with virtual time: the real engine, failover machine and verdict table against scripted and random peers.
 //! `SEED=n` repeats one random history.
 
+mod drill;
 mod journalled;
 mod peer;
 mod random;

@@ -19,7 +19,7 @@ fn seeds(count: u64) -> std::ops::Range<u64> {
     }
 }
 
-fn each(count: u64, history: impl Fn(u64)) {
+pub(super) fn each(count: u64, history: impl Fn(u64)) {
     for seed in seeds(count) {
         if std::panic::catch_unwind(AssertUnwindSafe(|| history(seed))).is_err() {
             panic!("SEED={seed}");
@@ -50,7 +50,7 @@ fn world(seed: u64, change: impl FnOnce(&mut Destination, &mut fastrand::Rng)) -
     World::new(seed, scene(seed, change))
 }
 
-fn scene(seed: u64, change: impl FnOnce(&mut Destination, &mut fastrand::Rng)) -> Destination {
+pub(super) fn scene(seed: u64, change: impl FnOnce(&mut Destination, &mut fastrand::Rng)) -> Destination {
     let mut random = fastrand::Rng::with_seed(seed ^ 0xE7E4);
     let protocol = if random.bool() { Protocol::Mllp } else { Protocol::Dicom };
     let names = &["a", "b", "c"][..random.usize(1..=3)];
@@ -90,7 +90,7 @@ fn trouble(world: &mut World, crashes: bool) {
     }
 }
 
-fn heal(world: &mut World) {
+pub(super) fn heal(world: &mut World) {
     for peer in 0..world.peers.len() {
         world.becomes(peer, Mode::Good);
     }

@@ -66,6 +66,7 @@ pub(crate) fn destination(protocol: Protocol, names: &[&str]) -> Destination {
         resync: false,
         objectives: Objectives::default(),
         reconcile: false,
+        drill: DrillSettings::default(),
         not_acting: Vec::new(),
     }
 }
@@ -136,6 +137,8 @@ pub(crate) struct World {
     pub(crate) forgotten: BTreeMap<EnvelopeId, u32>,
     /// What an operator wished, as it is remembered.
     pub(crate) wishes: Wishes,
+    /// What the engine wants to know again after a crash.
+    remembered: BTreeMap<String, Vec<u8>>,
     /// Released by the operator, so that a resend is his wish.
     pub(crate) released: BTreeMap<EnvelopeId, u32>,
 }
@@ -173,13 +176,14 @@ impl World {
             events: Vec::new(),
             forgotten: BTreeMap::new(),
             wishes: Wishes::default(),
+            remembered: BTreeMap::new(),
             released: BTreeMap::new(),
         };
         world.pump();
         world
     }
 
-    fn moment(&self) -> Moment {
+    pub(crate) fn moment(&self) -> Moment {
         Moment { at: self.base + self.now, wall: (100_000_000 + self.now.as_millis() as i64 + self.clock) as u64 }
     }
 
@@ -252,11 +256,19 @@ impl World {
         let seed = self.random.u64(..);
         self.engine = Engine::new(Arc::clone(&self.destination), seed, self.base + self.now);
         self.engine.restore(self.wishes.clone(), self.moment());
+        for (name, value) in &self.remembered {
+            self.engine.recall(name, value, self.moment());
+        }
         if let Some((order, state)) = self.store.replay_state() {
             self.engine.restore_replays(order, &state, self.moment());
         }
         self.moves.push(Move { at: self.now, from: None, to: None, reason: "crash".to_owned() });
         self.pump();
+    }
+
+    /// Whoever is meant to moves traffic: a return from here on may be early.
+    pub(crate) fn wished(&mut self) {
+        self.moves.push(Move { at: self.now, from: None, to: None, reason: "wish".to_owned() });
     }
 
     /// An operator wishes something of an endpoint, by chance; it is durable at once.
@@ -385,7 +397,7 @@ impl World {
         self.pump();
     }
 
-    fn pump(&mut self) {
+    pub(crate) fn pump(&mut self) {
         let mark = self.store.mark(self.moment().wall);
         self.engine.mark(mark, self.moment());
         self.engine.tick(self.moment());
@@ -424,7 +436,8 @@ impl World {
                     self.later(takes, Happening::ProbeEnds { endpoint, run: self.run, result });
                 }
                 Action::Rehearse { endpoint, .. } => self.engine.rehearsed(endpoint, &Ok(Vec::new()), self.moment()),
-                Action::Drain(_) | Action::Remember { .. } => {}
+                Action::Drain(_) => {}
+                Action::Remember { name, value } => drop(self.remembered.insert(name, value)),
                 Action::Settle { id, settlement, synced } => {
                     self.check_settlement(id, &settlement);
                     self.store.settle(id, settlement, self.now, synced);
@@ -508,6 +521,7 @@ impl World {
         self.check_duplicates();
         self.check_returns();
         self.check_alarms();
+        self.check_outages();
     }
 
     fn check_nothing_lost(&self) {
@@ -564,6 +578,20 @@ impl World {
             }
             if let Some(from) = change.from.as_deref() {
                 left.insert(from, change.at);
+            }
+        }
+    }
+
+    /// Every outage begins once and ends once, in turn, whatever crashes between.
+    fn check_outages(&self) {
+        let mut last = 0;
+        let mut runs = false;
+        for (at, event) in &self.events {
+            if let Event::Outage { outage, over, .. } = event {
+                let expected = if *over { (last, true) } else { (last + 1, false) };
+                assert_eq!((outage.number, runs), expected, "at {at:?}: {outage:?}");
+                assert!(!over || outage.ended.is_some() && outage.restored.is_some(), "{outage:?}");
+                (last, runs) = (outage.number, !over);
             }
         }
     }
