@@ -15,7 +15,7 @@ use calendar::Due;
 use everpost_client::delivery::Verdict;
 use everpost_client::delivery::drill::{Drill, Heard, Outcome};
 use everpost_client::delivery::engine::Moment;
-use everpost_client::event::{Event, Events};
+use everpost_client::event::{Event, Events, ReplayEnd};
 use record::{Record, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -125,7 +125,7 @@ impl Drills {
                 (destination, Heard::Attempt { endpoint: endpoint.clone(), good, ambiguous, synthetic: false })
             }
             Event::Delivered { destination, envelope, .. } => (destination, Heard::Delivered { envelope: envelope.0 }),
-            Event::Replayed { destination, refused, .. } => (destination, Heard::Replayed { refused: *refused }),
+            Event::Replayed { destination, end, .. } => (destination, Heard::Replayed { refused: *end == ReplayEnd::Refused }),
             Event::Outage { destination, outage, over: false } if outage.drill => (destination, Heard::Left { detected: outage.detected }),
             _ => return,
         };
