@@ -2,7 +2,7 @@
 //! Rules: the reader, the reference page and the tests all go by these.
 //! Errors: none.
 
-use super::shape::{Default, Kind, Shape, field, later};
+use super::shape::{Default, Kind, Shape, field};
 
 /// The keys of a source that `read_client` reads.
 pub const CLIENT: Shape = Shape {
