@@ -104,7 +104,12 @@ pub const DESTINATION: Shape = Shape {
             Default::Depends("\"strict\" for mllp, \"none\" for dicom"),
             "what keeps its order: all, what belongs to one patient or one study (dicom only), nothing",
         ),
-        field("connect_timeout", Kind::Duration("100ms", "10m"), Default::Value("5s"), "for resolve, connect, TLS and association together"),
+        field(
+            "connect_timeout",
+            Kind::Duration("100ms", "10m"),
+            Default::Value("5s"),
+            "for resolve, connect, TLS and association together; and how long a receiver's machine may acknowledge nothing on a connection that stands",
+        ),
         field("ack_timeout", Kind::Duration("100ms", "1d"), Default::Value("30s"), "for the answer, and for progress while sending"),
         field(
             "attempts_before_failover",

@@ -169,8 +169,11 @@ impl Shared {
             // `Unused`, or the task is gone: the object never left.
             if let Ok(Ok(outcome)) = answer.await {
                 lease.ended = true;
-                if matches!(outcome, Outcome::Stored { .. }) {
-                    seat.answered();
+                match outcome {
+                    Outcome::Stored { .. } => seat.answered(),
+                    // A machine that was switched off and on has forgotten the idle ones too, and each would cost an attempt.
+                    Outcome::NotSent { .. } | Outcome::Unanswered { silence: Silence::Lost, .. } => drop(seat.let_idle_go()),
+                    _ => {}
                 }
                 let may_convert = need.convert && lease.convert_to.is_none() && !alternatives(&need.transfer_syntax).is_empty();
                 if may_convert && outcome == (Outcome::Stored { status: SOP_CLASS_NOT_SUPPORTED }) {
@@ -207,7 +210,8 @@ impl Shared {
         let destination = &self.destination;
         // With an order to keep, nothing overtakes: one object at a time on each association.
         let window = if destination.ordering == Ordering::None { destination.window.get() } else { 1 };
-        Settings { answer_timeout: destination.ack_timeout, idle_release: destination.idle_release, window }
+        let (answer_timeout, unheard) = (destination.ack_timeout, destination.connect_timeout);
+        Settings { answer_timeout, unheard, idle_release: destination.idle_release, window }
     }
 
     /// An association for an attempt: whichever is free first, a kept one or the one opened for it.

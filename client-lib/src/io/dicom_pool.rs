@@ -10,6 +10,7 @@
 //! - Many peers take fewer associations than are configured (DCMTK's `storescp` takes one): they leave further requests unanswered, or turn them down.
 //!   While others of ours are answered there, that is no failure of the endpoint: the pool makes do with what it has, and tries for more after
 //!   `ASSOCIATION_LIMIT_KEPT`.
+//! - When one is lost, the idle ones are let go: what forgot one has forgotten them all.
 //! - An association to an address that the endpoint's name has no longer takes no more objects; it is released when those it has are answered.
 //!
 //! Errors: none; what failed is an outcome of who opened.
@@ -415,7 +416,7 @@ impl Seat {
     }
 
     /// Lets go of idle associations; gives the places still taken.
-    fn let_idle_go(&self) -> usize {
+    pub(crate) fn let_idle_go(&self) -> usize {
         let mut pool = self.pool();
         pool.links.retain(|link| link.in_use > 0);
         pool.places

@@ -5,6 +5,7 @@
 //! - An object is *sent* once its last byte was handed to the system; what fails before is `NotSent`, after it `Unanswered`. The last fragment is
 //!   marked only where the source really ended.
 //! - After a time-out, a fault, a cancelled attempt or content that broke off, the association is aborted, never reused.
+//! - A peer whose machine acknowledges nothing any more is lost before its time to answer is over.
 //! - The task reads all the time: a peer that leaves an idle association is noticed before the next job, not by it. A job that reaches a dead
 //!   association before its first byte left comes back unused.
 //!
@@ -19,6 +20,7 @@ use crate::io::courier::Met;
 use crate::io::dicom_body::{Body, BodyError, Outgoing, Piece, SLICES};
 use crate::io::dicom_open::Opened;
 use crate::io::in_place;
+use crate::io::stream::{self, Signs};
 use crate::limits::{COMMAND_BYTES_MAX, RESPONSE_READ_BYTES};
 use bytes::Bytes;
 use std::future::poll_fn;
@@ -57,6 +59,8 @@ pub(crate) type Jobs = mpsc::UnboundedSender<Job>;
 pub(crate) struct Settings {
     /// Deadline of each answer, and of progress while transmitting.
     pub(crate) answer_timeout: Duration,
+    /// Silence of the peer's machine (not of the peer) after which it is gone.
+    pub(crate) unheard: Duration,
     /// Idle time before it is released.
     pub(crate) idle_release: Duration,
     /// Objects outstanding.
@@ -99,6 +103,7 @@ pub(crate) fn start(opened: Opened, settings: Settings, cancel: Arc<Notify>, pro
         last_id: 0,
         served: 0,
         progress_at: now,
+        signs: Signs::from_now(settings.unheard),
         progress,
         answered_at: now,
         doomed: None,
@@ -128,6 +133,8 @@ enum End {
     Lost(String),
     /// A deadline passed.
     Timeout(String),
+    /// Its machine is gone.
+    Unheard(String),
     /// The peer did what it must not; the state machine may have an abort to send.
     Fault(String),
     /// Our side.
@@ -197,11 +204,25 @@ struct Scu {
     last_id: u16,
     served: u64,
     progress_at: Instant,
+    signs: Signs,
     progress: Progress,
     /// Last answer, or the beginning.
     answered_at: Instant,
     /// No new jobs: it is aborted once the answers still awaited are there.
     doomed: Option<String>,
+}
+
+/// What a deadline is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// The release of an idle association.
+    Idle,
+    /// Progress of transmitting.
+    Progress,
+    /// An answer.
+    Answer,
+    /// A look whether the peer's machine still gives signs of life.
+    Sign,
 }
 
 /// What woke the task.
@@ -218,7 +239,7 @@ impl Scu {
             if let Err(end) = self.prepare() {
                 break end;
             }
-            let (deadline, answer_due) = self.deadline();
+            let (deadline, due) = self.deadline();
             let takes = self.takes_jobs();
             let Self { wire, jobs, cancel, .. } = &mut self;
             let woken = tokio::select! {
@@ -247,7 +268,7 @@ impl Scu {
                     self.jobs_ended = true;
                     Ok(())
                 }
-                Woken::Due => self.due(answer_due),
+                Woken::Due => self.due(due),
             };
             if let Err(end) = result {
                 break end;
@@ -306,6 +327,7 @@ impl Scu {
         let message_id = request.message_id;
         self.flights.push(Flight { message_id, reply, met, ends_at: None, sent_at: None, reused });
         self.progress_at = Instant::now();
+        self.signs = Signs::from_now(self.settings.unheard);
         let association = &mut self.wire.opened.association;
         association.send_command(context, &dimse::encode_store_rq(&request)).map_err(|wrong| End::Fault(wrong.to_string()))?;
         let command = association.output().split().freeze();
@@ -344,6 +366,7 @@ impl Scu {
     fn wrote(&mut self) {
         let now = Instant::now();
         self.progress_at = now;
+        self.signs = Signs::from_now(self.settings.unheard);
         self.progress.made(now);
         let written = self.wire.outgoing.written;
         for flight in self.flights.iter_mut().filter(|flight| flight.sent_at.is_none() && flight.ends_at.is_some_and(|end| end <= written)) {
@@ -431,27 +454,24 @@ impl Scu {
         if self.flights.iter().any(|flight| flight.reply.is_closed()) { Err(End::Abort("another attempt was given up".to_owned())) } else { Ok(()) }
     }
 
-    /// The next deadline, and whether it is that of an answer.
-    fn deadline(&self) -> (Instant, bool) {
-        let idle = self.answered_at.max(self.progress_at) + self.settings.idle_release;
-        let progress = (!self.wire.outgoing.is_empty()).then(|| self.progress_at + self.settings.answer_timeout);
+    /// The next deadline, and what it is of.
+    fn deadline(&self) -> (Instant, Due) {
         let sent = self.flights.iter().filter_map(|flight| flight.sent_at).min();
-        let answer = sent.map(|sent| sent.max(self.answered_at) + self.settings.answer_timeout);
-        match (progress, answer) {
-            (None, None) => (idle, false),
-            (Some(progress), Some(answer)) if progress < answer => (progress, false),
-            (_, Some(answer)) => (answer, true),
-            (Some(progress), None) => (progress, false),
-        }
+        let answer = sent.map(|sent| (sent.max(self.answered_at) + self.settings.answer_timeout, Due::Answer));
+        let progress = (!self.wire.outgoing.is_empty()).then(|| (self.progress_at + self.settings.answer_timeout, Due::Progress));
+        let sign = (answer.is_some() || progress.is_some()).then_some((self.signs.look_at, Due::Sign));
+        let idle = (self.answered_at.max(self.progress_at) + self.settings.idle_release, Due::Idle);
+        answer.into_iter().chain(progress).chain(sign).min_by_key(|(at, _)| *at).unwrap_or(idle)
     }
 
-    fn due(&mut self, answer_due: bool) -> Result<(), End> {
+    fn due(&mut self, due: Due) -> Result<(), End> {
         let seconds = self.settings.answer_timeout.as_secs_f32();
-        if answer_due {
-            return Err(End::Timeout(format!("no answer within {seconds} s")));
-        }
-        if !self.flights.is_empty() {
-            return Err(End::Timeout(format!("it took no bytes for {seconds} s")));
+        match due {
+            Due::Answer => return Err(End::Timeout(format!("no answer within {seconds} s"))),
+            Due::Progress => return Err(End::Timeout(format!("it took no bytes for {seconds} s"))),
+            Due::Sign if self.signs.missing(&self.wire.opened.stream) => return Err(End::Unheard(stream::no_sign(self.settings.unheard))),
+            Due::Sign => return Ok(()),
+            Due::Idle => {}
         }
         if (self.retire)(false) {
             return Err(End::Release);
@@ -481,7 +501,7 @@ impl Scu {
                 let _ = opened.association.respond_release();
                 opened.close_with_output().await;
             }
-            End::Lost(_) => {}
+            End::Lost(_) | End::Unheard(_) => {}
             // In the middle of a PDU an abort would be taken for a part of it; the close says the same.
             End::Timeout(_) | End::Abort(_) | End::Fault(_) if !outgoing.is_empty() => {}
             End::Timeout(_) | End::Abort(_) | End::Fault(_) => opened.abort().await,
@@ -491,7 +511,7 @@ impl Scu {
     fn outcome(&self, flight: &Flight, end: &End) -> Outcome {
         let (what, silence) = match end {
             End::Release => ("the association was released", Silence::Lost),
-            End::Lost(what) | End::Abort(what) | End::Released(what) => (what.as_str(), Silence::Lost),
+            End::Lost(what) | End::Unheard(what) | End::Abort(what) | End::Released(what) => (what.as_str(), Silence::Lost),
             End::Timeout(what) => (what.as_str(), Silence::Timeout),
             End::Fault(what) => (what.as_str(), Silence::WrongAnswer),
         };
@@ -501,7 +521,7 @@ impl Scu {
         }
         let stale = flight.reused && matches!(end, End::Lost(_) | End::Released(_));
         let cause = format!("{name}, before the whole object was sent: {what}");
-        Outcome::NotSent { phase: Phase::Transmit, cause, stale, timeout: silence == Silence::Timeout }
+        Outcome::NotSent { phase: Phase::Transmit, cause, stale, timeout: matches!(end, End::Timeout(_) | End::Unheard(_)) }
     }
 }
 
@@ -564,6 +584,7 @@ mod tests {
         let opened = open(stream, &proposal("US", "THEM", &pairs, window), &"peer".into(), Instant::now() + Duration::from_secs(5)).await.unwrap();
         let settings = Settings {
             answer_timeout: Duration::from_millis(timeouts.0),
+            unheard: Duration::from_secs(10),
             idle_release: Duration::from_millis(timeouts.1),
             window: opened.agreed.window.min(window),
         };

@@ -311,7 +311,8 @@ impl Sending {
         }
         let opened = open(&self.to, self.tls.as_ref(), &self.options, &pairs).await?;
         lock(&self.queue).reached = true;
-        let settings = Settings { answer_timeout: self.options.answer_timeout, idle_release: self.options.answer_timeout, window: 1 };
+        let within = self.options.answer_timeout;
+        let settings = Settings { answer_timeout: within, unheard: within, idle_release: within, window: 1 };
         let (agreed, proposed) = (opened.agreed.clone(), opened.proposed.clone());
         let (end, ended) = oneshot::channel::<()>();
         let retire = move |_| {

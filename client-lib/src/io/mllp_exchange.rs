@@ -3,7 +3,7 @@
 //! Rules: one message outstanding. Until the last byte (`FS CR`) was handed to the system the receiver cannot have the message: *not sent*; after that,
 //! without an answer that counts, *unanswered*. An answer counts if its MSA-2 is the message's control id. Answers to messages that this connection
 //! settled before (enhanced mode's second answer, a late refusal where silence was asked) are noted and stepped over. After anything else, and after
-//! every time-out, the connection is unfit and must be closed.
+//! every time-out, the connection is unfit and must be closed. A receiver whose machine acknowledges nothing any more is lost before its time is over.
 //! Errors: all are outcomes.
 
 use crate::delivery::{AckCode, Outcome, Phase, Silence};
@@ -11,7 +11,7 @@ use crate::hl7::ack::{self, Acknowledgement};
 use crate::hl7::message::Message;
 use crate::ids::{EnvelopeId, MessageId};
 use crate::io::in_place;
-use crate::io::stream::{self, Stream};
+use crate::io::stream::{self, Signs, Stream};
 use crate::io::tls;
 use crate::limits::{self, MLLP_ANSWER_BYTES_MAX, MLLP_GARBAGE_BYTES_MAX, MLLP_SECOND_ANSWERS_MAX};
 use crate::mllp::{self, CR, Decoded, Decoder, FS, SB};
@@ -92,6 +92,8 @@ pub(crate) struct Dispatch {
     pub(crate) silent: bool,
     /// Deadline of the answer, and of progress while transmitting.
     pub(crate) timeout: Duration,
+    /// Silence of the receiver's machine (not of the receiver) after which it is gone.
+    pub(crate) unheard: Duration,
 }
 
 /// A message that this connection settled before its last answer may have come.
@@ -223,10 +225,10 @@ impl Link {
 
     /// Sends one message and waits for its answer. The text of the answer is returned for people who asked for it.
     pub(crate) async fn exchange(&mut self, dispatch: Dispatch) -> (Outcome, Option<Bytes>) {
-        let Dispatch { source, control_id, envelope, silent, timeout } = dispatch;
+        let Dispatch { source, control_id, envelope, silent, timeout, unheard } = dispatch;
         let mut ids = vec![control_id];
         self.answered_in = None;
-        if let Err(outcome) = self.transmit(source, &mut ids, timeout).await {
+        if let Err(outcome) = self.transmit(source, &mut ids, timeout, unheard).await {
             self.fit = false;
             return (outcome, None);
         }
@@ -236,7 +238,7 @@ impl Link {
             return (Outcome::SilenceAsked, None);
         }
         let sent_at = Instant::now();
-        match self.answer(&ids, sent_at + timeout).await {
+        match self.answer(&ids, sent_at + timeout, unheard).await {
             Ok((answer, text)) => {
                 self.answered_in = Some(sent_at.elapsed());
                 if answer.code == AckCode::CA {
@@ -263,7 +265,7 @@ impl Link {
     }
 
     /// Hands the whole block to the system. Adds the ids by which the receiver may name a batch.
-    async fn transmit(&mut self, mut source: Source, ids: &mut Vec<Vec<u8>>, progress: Duration) -> Result<(), Outcome> {
+    async fn transmit(&mut self, mut source: Source, ids: &mut Vec<Vec<u8>>, progress: Duration, unheard: Duration) -> Result<(), Outcome> {
         let mut piece = None;
         let mut first = true;
         let mut ends_with_fs = false;
@@ -286,7 +288,7 @@ impl Link {
                 if first {
                     ids.extend(batch_ids(&piece));
                 }
-                self.write(frame(piece, first, last), progress).await?;
+                self.write(frame(piece, first, last), progress, unheard).await?;
                 first = false;
             }
             if last {
@@ -294,7 +296,7 @@ impl Link {
             }
         }
         if first {
-            self.write(frame(Bytes::new(), true, true), progress).await?;
+            self.write(frame(Bytes::new(), true, true), progress, unheard).await?;
         }
         // On TLS the last record may still be ours, or on its way: from here on the receiver may have it.
         match timeout(progress, self.stream.flush()).await {
@@ -309,17 +311,26 @@ impl Link {
     }
 
     /// Writes a piece; each part the system takes renews the deadline.
-    async fn write(&mut self, bytes: Bytes, progress: Duration) -> Result<(), Outcome> {
+    async fn write(&mut self, bytes: Bytes, progress: Duration, unheard: Duration) -> Result<(), Outcome> {
         let mut rest = &bytes[..];
+        let mut deadline = Instant::now() + progress;
+        let mut signs = Signs::from_now(unheard);
         while !rest.is_empty() {
-            let (cause, late) = match timeout(progress, self.stream.write(rest)).await {
+            let (cause, late) = match timeout_at(deadline.min(signs.look_at), self.stream.write(rest)).await {
                 Ok(Ok(written)) if written > 0 => {
                     rest = &rest[written..];
+                    (deadline, signs) = (Instant::now() + progress, Signs::from_now(unheard));
                     continue;
                 }
                 Ok(Ok(_)) => (format!("{} took no more bytes; nothing was delivered", self.name), false),
                 Ok(Err(error)) => (format!("{} closed while the message was being sent: {error}; it cannot have it whole", self.name), false),
-                Err(_) => (format!("{} stopped reading while the message was being sent; it cannot have it whole", self.name), true),
+                Err(_) if Instant::now() >= deadline => {
+                    (format!("{} stopped reading while the message was being sent; it cannot have it whole", self.name), true)
+                }
+                Err(_) if signs.missing(&self.stream) => {
+                    (format!("{} was lost while the message was sent: {}", self.name, stream::no_sign(unheard)), true)
+                }
+                Err(_) => continue,
             };
             return Err(Outcome::NotSent { phase: Phase::Transmit, cause, stale: self.reused && !late, timeout: late });
         }
@@ -336,7 +347,8 @@ impl Link {
     }
 
     /// Waits for the answer that carries one of `ids`.
-    async fn answer(&mut self, ids: &[Vec<u8>], deadline: Instant) -> Result<(Acknowledgement, Bytes), Unanswered> {
+    async fn answer(&mut self, ids: &[Vec<u8>], deadline: Instant, unheard: Duration) -> Result<(Acknowledgement, Bytes), Unanswered> {
+        let mut signs = Signs::from_now(unheard);
         loop {
             while let Some(found) = self.decoder.decode(&mut self.buffer) {
                 let block = match found {
@@ -359,7 +371,7 @@ impl Link {
             let started = self.decoder.inside();
             let read = match self.read_soon(deadline) {
                 Some(read) => Ok(read),
-                None => timeout_at(deadline, self.stream.read_buf(&mut self.buffer)).await,
+                None => timeout_at(deadline.min(signs.look_at), self.stream.read_buf(&mut self.buffer)).await,
             };
             match read {
                 Ok(Ok(0)) if started => return Err((Silence::Lost, format!("{} closed within its answer", self.name))),
@@ -373,6 +385,11 @@ impl Link {
                     return Err((Silence::Lost, format!("{}: {}", self.name, tls::explain(&error))));
                 }
                 Ok(Err(error)) => return Err((Silence::Lost, format!("{} was lost before answering: {error}", self.name))),
+                Err(_) if Instant::now() < deadline => {
+                    if signs.missing(&self.stream) {
+                        return Err((Silence::Lost, format!("{} was lost before answering: {}", self.name, stream::no_sign(unheard))));
+                    }
+                }
                 Err(_) => {
                     return Err((Silence::Timeout, format!("{} did not answer in time; is it busy, or is ack_timeout too short for it?", self.name)));
                 }
@@ -434,6 +451,7 @@ mod tests {
             envelope: Some(EnvelopeId(5)),
             silent: false,
             timeout: Duration::from_secs(5),
+            unheard: Duration::from_secs(5),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Rules: connections are kept open between messages, at most `associations` per endpoint, and released after `idle_release`; before one is used again
 //! it is looked at (`mllp_exchange`), and a dead one is replaced without counting as a failure. A time-out, a wrong answer or a fault closes the
-//! connection; one to an address that its name has no longer is closed when the message in flight has ended. Content is read from the spool in chunks, so a large message costs one chunk.
+//! connection; when one is lost the idle ones go too; one to an address that its name has no longer is closed when the message in flight has ended.
+//! Content is read from the spool in chunks, so a large message costs one chunk.
 //! Errors: none; failures are outcomes. Answers to earlier messages become notes in their stories, and an alarm if they are negative.
 
 use crate::config::{Destination, Endpoint, Fault, Probe};
@@ -154,7 +155,8 @@ impl Courier for MllpCourier {
             let Content::Hl7(content) = parcel.0 else {
                 return (Outcome::Local { cause: "an image cannot be sent to an HL7 receiver".into(), permanent: true }, None);
             };
-            let (met, dispatch) = (Met::default(), by_hand(content, patience.answer_within));
+            let unheard = shared.destination.connect_timeout;
+            let (met, dispatch) = (Met::default(), Dispatch { unheard, ..by_hand(content, patience.answer_within) });
             let exchange = shared.exchange(endpoint, fresh, patience.connect_by, dispatch, &met);
             // Connecting ends by itself before: what is cut here may have been sent.
             let late = || Outcome::Unanswered { silence: Silence::Timeout, cause: "its share of the time was over".into() };
@@ -223,7 +225,8 @@ impl Shared {
         };
         let control_id = envelope.keys.get(Key::ControlId).unwrap_or_default().to_vec();
         let silent = silent(envelope.keys.get(Key::AckConditions), self.destination.silence_as_asked);
-        let dispatch = Dispatch { source, control_id, envelope: Some(envelope.id), silent, timeout: self.destination.ack_timeout };
+        let (timeout, unheard) = (self.destination.ack_timeout, self.destination.connect_timeout);
+        let dispatch = Dispatch { source, control_id, envelope: Some(envelope.id), silent, timeout, unheard };
         let connect_by = Instant::now() + self.destination.connect_timeout;
         self.exchange(order.endpoint, order.fresh, connect_by, dispatch, &order.met).await.0
     }
@@ -254,6 +257,10 @@ impl Shared {
             met.answered(took);
         }
         self.note(post, &mut kept);
+        if matches!(outcome, Outcome::NotSent { .. } | Outcome::Unanswered { silence: Silence::Lost, .. }) {
+            // A machine that was switched off and on has forgotten the idle ones too, and each would cost an attempt.
+            drop(std::mem::take(&mut *locked(&post.idle)));
+        }
         self.keep(endpoint, kept);
         (outcome, text)
     }
@@ -435,7 +442,7 @@ fn failure(outcome: Outcome) -> ProbeFailure {
 
 fn by_hand(content: Bytes, timeout: Duration) -> Dispatch {
     let control_id = Message::read(&content).map(|message| message.heads().control_id().to_vec()).unwrap_or_default();
-    Dispatch { source: Source::Memory(Some(content)), control_id, envelope: None, silent: false, timeout }
+    Dispatch { source: Source::Memory(Some(content)), control_id, envelope: None, silent: false, timeout, unheard: timeout }
 }
 
 /// A test message from a file, as the `mllp` probe reads it.

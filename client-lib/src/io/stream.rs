@@ -1,5 +1,6 @@
 //! One connection, plain or TLS, to or from a peer.
 //! Rules: Nagle is off and keep-alive is on from the start, on every socket; `write_all` on TLS needs a `flush` after each message.
+//! A machine that is gone is told from a receiver that is slow (`Signs`): the one acknowledges nothing, the other's system acknowledges for it.
 //! Errors: those of the system, as `io::Error`.
 
 use crate::limits;
@@ -14,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 /// The bytes on the wire, with or without TLS.
 #[derive(Debug)]
@@ -120,6 +122,13 @@ impl Stream {
         }
     }
 
+    /// When the machine at the other end was heard of last: now, unless bytes of ours wait for its acknowledgement; then when it sent a packet last,
+    /// but not before `begun`.
+    fn heard_at(&self, begun: Instant) -> Instant {
+        let now = Instant::now();
+        unacknowledged(self.tcp()).and_then(|silent| now.checked_sub(silent)).map_or(now, |at| at.max(begun).min(now))
+    }
+
     /// Whether a kept, idle connection may be used again: still open, and nothing unread on it. A byte that waits there (a late answer, garbage)
     /// makes it unfit: it would be taken for the next message's answer.
     pub async fn reusable(&mut self) -> bool {
@@ -132,6 +141,53 @@ impl Stream {
             Ok(_) => false,
         }
     }
+}
+
+/// Looks, during one wait, whether the machine at the other end still gives signs of life. A receiver that is frozen, busy or reads nothing does: its
+/// system acknowledges. One that was switched off, or whose packets are dropped, does not, and no answer needs to be awaited from it any longer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Signs {
+    begun: Instant,
+    within: Duration,
+    /// When to look.
+    pub(crate) look_at: Instant,
+}
+
+impl Signs {
+    /// A wait begins; `within`: silence of the machine that says it is gone.
+    pub(crate) fn from_now(within: Duration) -> Self {
+        let begun = Instant::now();
+        Self { begun, within, look_at: begun + within }
+    }
+
+    /// Looks now. True: there was none for `within`.
+    pub(crate) fn missing(&mut self, stream: &Stream) -> bool {
+        self.look_at = stream.heard_at(self.begun) + self.within;
+        self.look_at <= Instant::now()
+    }
+}
+
+/// What to tell people when signs are missing.
+pub(crate) fn no_sign(within: Duration) -> String {
+    format!("its machine has acknowledged nothing for {} s; is it switched on, and does a firewall drop the packets?", within.as_secs_f32())
+}
+
+/// How long nothing came from the peer's machine although bytes of ours wait for its acknowledgement. None: nothing waits (a receiver that reads
+/// nothing has its system say so, which counts), or the system cannot tell.
+#[cfg(target_os = "linux")]
+fn unacknowledged(tcp: &TcpStream) -> Option<Duration> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: a plain structure of integers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
+    // SAFETY: the descriptor is open, and `length` says how many bytes may be written to `info`.
+    let got = unsafe { libc::getsockopt(tcp.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length) };
+    (got == 0 && info.tcpi_unacked > 0).then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unacknowledged(_: &TcpStream) -> Option<Duration> {
+    None
 }
 
 /// Options of every socket that carries messages.
@@ -253,6 +309,19 @@ mod tests {
         assert!(SockRef::from(kept.tcp()).keepalive().unwrap());
         kept.rearm_quickack();
         assert!(!kept.is_tls());
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_reads_nothing_still_gives_signs() {
+        let (mut ours, peer) = pair().await;
+        // More than both systems keep for it: the window is closed then, and bytes wait.
+        while tokio::time::timeout(Duration::from_millis(200), ours.write_all(&[7; 65_536])).await.is_ok() {}
+        let mut signs = Signs::from_now(Duration::from_millis(300));
+        for _ in 0..3 {
+            tokio::time::sleep_until(signs.look_at).await;
+            assert!(!signs.missing(&ours));
+        }
+        drop(peer);
     }
 
     #[test]

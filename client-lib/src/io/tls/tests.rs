@@ -277,7 +277,8 @@ async fn a_message_to_a_server_that_refuses_our_certificate_is_not_sent() {
     let send = async {
         let stream = client.connect(TcpStream::connect(listening.local_addr().unwrap()).await.unwrap()).await.unwrap();
         let source = Source::Memory(Some(bytes::Bytes::from_static(b"MSH|^~\\&|A|B|C|D|||ADT^A01|1|P|2.5\r")));
-        let dispatch = Dispatch { source, control_id: b"1".to_vec(), envelope: None, silent: false, timeout: Duration::from_secs(10) };
+        let timeout = Duration::from_secs(10);
+        let dispatch = Dispatch { source, control_id: b"1".to_vec(), envelope: None, silent: false, timeout, unheard: timeout };
         Link::new(stream, "ris:2575".to_owned()).exchange(dispatch).await.0
     };
     let (refused, outcome) = tokio::join!(accept, send);
