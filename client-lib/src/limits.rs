@@ -197,6 +197,10 @@ pub const NOTICES_MAX: u32 = 20;
 /// Pairs of listener and kind of message whose lack of a route is told to people between two reloads: each is told once, and a peer can invent kinds.
 pub const NO_ROUTE_NOTICES_MAX: usize = 256;
 
+/// How long a replay is tried while a receiver puts it off (AR, CE): longer than most receivers are busy, and not for ever, because newer messages of
+/// its lane wait behind it.
+pub const REPLAY_PUT_OFF_MAX: Duration = Duration::from_secs(300);
+
 /// Idle time before the system asks a silent peer whether it is still there: below the 60 s after which some firewalls forget a connection.
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 

@@ -336,7 +336,7 @@ impl Engine {
         if self.is_poison(&mut flight.memo, &ruling, phase) {
             ruling.blame = Blame::None;
         }
-        let refused = flight.envelope.replay && self.rule_on_replay(&mut ruling);
+        let refused = flight.envelope.replay && self.rule_on_replay(&flight, &mut ruling, now);
         self.note_for_outage(&flight.name, ruling.blame, flight.since, now);
         let was_active = self.is_active(&flight);
         let next = self.tell_failover(&mut flight, &ruling, now);

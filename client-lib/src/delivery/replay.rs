@@ -20,6 +20,7 @@
 //! Errors: `ByHandRefused`. A spool that cannot open an order is asked again after `AGAIN`.
 
 use crate::config::{Destination, Ordering, Policy};
+use crate::limits::REPLAY_PUT_OFF_MAX;
 use crate::spool::{Answered, Keep, Mark, Planned, Range, ReplayOrder, Since, UnixMillis};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -137,6 +138,8 @@ pub struct Replays {
     /// The state has to be remembered.
     dirty: bool,
     again_at: Option<Instant>,
+    /// A replay was given up because it was put off for too long, and none has been answered positively since, nor have all ended.
+    weary: bool,
 }
 
 impl Replays {
@@ -160,6 +163,7 @@ impl Replays {
             lost: false,
             dirty: false,
             again_at: None,
+            weary: false,
         };
         replays.reconfigure(destination);
         replays
@@ -255,6 +259,18 @@ impl Replays {
         let number = self.ring.front().map_or(u64::MAX, |(_, mark)| mark.number);
         let window = u64::try_from(self.window.as_millis()).unwrap_or(u64::MAX);
         self.answers.insert(Arc::clone(endpoint), Mark { number, at: wall.saturating_sub(window) });
+    }
+
+    /// A replay is put off (AR, CE), since then: whether it is given up. Once one was, those behind it are too, until a replay is taken again:
+    /// else each of them would hold its lane for as long.
+    pub fn gives_up(&mut self, since: Option<Instant>, now: Instant) -> bool {
+        self.weary |= since.is_some_and(|since| now.saturating_duration_since(since) >= REPLAY_PUT_OFF_MAX);
+        self.weary
+    }
+
+    /// A replay was answered positively.
+    pub fn taken(&mut self) {
+        self.weary = false;
     }
 
     /// The destination left an endpoint.
@@ -459,15 +475,18 @@ impl Replays {
                 if let Some(to) = &caught_up {
                     self.past.remove(to);
                 }
+                self.weary = false;
                 (Some(self.close()), caught_up)
             }
             Purpose::ByHand(_) => {
                 self.by_hand = None;
+                self.weary = false;
                 (Some(self.close()), None)
             }
             Purpose::Resync { last: true, to, .. } => {
                 self.past.remove(&to);
                 self.returning = None;
+                self.weary = false;
                 (Some(self.close()), Some(to))
             }
             Purpose::Resync { to, round, drains, .. } => {

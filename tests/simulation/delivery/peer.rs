@@ -38,6 +38,10 @@ pub(crate) enum Mode {
     },
     /// Accepts no presentation context.
     NoContext,
+    /// Three of ten packets are lost: what TCP mends takes its time, and now and then more than there is.
+    Lossy,
+    /// Its certificate's time is over.
+    Untrusted,
     /// The attempt fails on our side.
     Ours {
         /// For good.
@@ -61,8 +65,14 @@ pub(crate) struct Peer {
     pub(crate) latency: Duration,
     /// A kept connection would turn out dead when used: set when the peer went away and came back.
     pub(crate) stale: bool,
+    /// Its machine was switched off and on: it knows nothing of the kept connections, and says so only when one is used.
+    pub(crate) rebooted: bool,
+    /// Packets began to vanish while connections were kept: the first ones to be used take the message whole.
+    cut_off: bool,
     /// The message that this peer treats otherwise, whatever its mode.
     pub(crate) poison: Option<(EnvelopeId, Mode)>,
+    /// What it does with replays, if not the same.
+    pub(crate) replays: Option<Mode>,
     /// Messages with odd numbers get AE.
     pub(crate) refuse_odd: bool,
     /// Asked what it has, it says so.
@@ -86,7 +96,10 @@ impl Peer {
             dicom,
             latency: Duration::from_millis(2),
             stale: false,
+            rebooted: false,
+            cut_off: false,
             poison: None,
+            replays: None,
             refuse_odd: false,
             answers_queries: true,
         }
@@ -98,6 +111,18 @@ impl Peer {
             self.stale = random.bool();
             let (phase, cause) = (Phase::Transmit, "closed".to_owned());
             return Story { takes: Duration::ZERO, outcome: Outcome::NotSent { phase, cause, stale: true, timeout: false }, kept: false };
+        }
+        if self.rebooted && self.mode == Mode::Good {
+            self.rebooted = false;
+            if !fresh {
+                let outcome = Outcome::Unanswered { silence: Silence::Lost, cause: "reset".to_owned() };
+                return Story { takes: self.latency, outcome, kept: false };
+            }
+        }
+        if self.cut_off && !fresh && self.mode == Mode::Drop {
+            // Nothing is acknowledged: that is found as fast as a connect that nobody answers.
+            let outcome = Outcome::Unanswered { silence: Silence::Lost, cause: "no sign".to_owned() };
+            return Story { takes: CONNECT, outcome, kept: false };
         }
         let mode = self.poison.filter(|(poison, _)| *poison == id).map_or(self.mode, |(_, mode)| mode);
         let mode = if self.refuse_odd && id.0 % 2 == 1 { Mode::Nak(AckCode::AE, 0) } else { mode };
@@ -120,6 +145,17 @@ impl Peer {
             Mode::Status(status) => story(quick, Outcome::Stored { status }, false),
             Mode::Reject { permanent } => story(quick, Outcome::AssociationRejected { permanent, source: 1, reason: 1 }, false),
             Mode::NoContext => story(quick, Outcome::NoContext { sop_class: "1.2".to_owned(), transfer_syntax: "3.4".to_owned() }, false),
+            Mode::Untrusted => story(quick, failed(Phase::Tls, false), false),
+            Mode::Lossy => {
+                let late = Duration::from_millis(random.u64(0..9_000));
+                let answered = if self.dicom { Outcome::Stored { status: 0 } } else { Outcome::Acknowledged { code: AckCode::AA, error: None } };
+                match random.u8(..20) {
+                    0 if fresh => story(CONNECT, failed(Phase::Connect, true), false),
+                    0 | 1 => story(CONNECT, silent(Silence::Lost), random.bool()),
+                    2 => story(ANSWER, silent(Silence::Timeout), random.bool()),
+                    _ => story(late, answered, true),
+                }
+            }
             Mode::Ours { permanent } => story(quick, Outcome::Local { cause: "disk".to_owned(), permanent }, false),
         }
     }
@@ -135,6 +171,8 @@ impl Peer {
             Mode::Refuse => (quick, Err((Phase::Connect, "refused"))),
             Mode::Drop => (Duration::from_secs(3), Err((Phase::Connect, "timed out"))),
             Mode::Freeze if self.dicom => (Duration::from_secs(3), Err((Phase::Answer, "timed out"))),
+            Mode::Untrusted if self.dicom => (quick, Err((Phase::Tls, "expired"))),
+            Mode::Lossy if random.u8(..5) == 0 => (Duration::from_secs(3), Err((Phase::Connect, "timed out"))),
             Mode::Reject { .. } if self.dicom => (quick, Err((Phase::Associate, "rejected"))),
             _ => (quick, Ok(())),
         }
@@ -143,6 +181,7 @@ impl Peer {
     /// The mode changes; connections do not survive an absence.
     pub(crate) fn becomes(&mut self, mode: Mode) {
         self.stale |= matches!(self.mode, Mode::Refuse | Mode::Drop | Mode::Freeze);
+        self.cut_off = mode == Mode::Drop && self.mode == Mode::Good;
         self.mode = mode;
     }
 }

@@ -468,7 +468,11 @@ impl World {
         }
         let name = &self.destination.endpoints[endpoint.index()].name;
         assert!(!self.wishes.admin.contains_key(name), "an attempt on {name}, which people took out");
-        let mut story = self.peers[endpoint.index()].attempt(id, fresh, &mut self.random);
+        let peer = &mut self.peers[endpoint.index()];
+        let usual = peer.mode;
+        peer.mode = peer.replays.filter(|_| replay && usual == Mode::Good).unwrap_or(usual);
+        let mut story = peer.attempt(id, fresh, &mut self.random);
+        self.peers[endpoint.index()].mode = usual;
         if ask && self.peers[endpoint.index()].answers_queries && self.holds(endpoint.index(), self.store.origin(id)) && story.kept {
             (story.outcome, story.kept) = (Outcome::AlreadyThere, false);
         }

@@ -1,6 +1,7 @@
 //! Replays of a destination: what the machine in `delivery::replay` wants is joined here with attempts, endpoints and the spool.
-//! Rules: a replay that is refused for what it is ends (never a dead letter, never held, never in the way); everything else of it is as with messages,
-//! but that a replay towards an endpoint that is to return goes nowhere else.
+//! Rules: a replay that is refused for what it is ends (never a dead letter, never held, never in the way), and so does one that is only put off (AR, CE)
+//! when that has gone on for `REPLAY_PUT_OFF_MAX`; everything else of it is as with messages, but that a replay towards an endpoint that is to return
+//! goes nowhere else.
 //! Errors: `ByHandRefused`.
 
 use super::{Action, Engine, Flight, Moment};
@@ -159,8 +160,8 @@ impl Engine {
         UnderWay { messages: self.flights.len() - replays, replays, on_left }
     }
 
-    /// What a ruling means for a replay: what would stop or end a message is a refusal.
-    pub(super) fn rule_on_replay(&self, ruling: &mut Ruling) -> bool {
+    /// What a ruling means for a replay: what would stop or end a message is a refusal, and says nothing against the endpoint.
+    pub(super) fn rule_on_replay(&mut self, flight: &Flight, ruling: &mut Ruling, now: Moment) -> bool {
         let refused = match ruling.verdict {
             // 0111H: it has it.
             Verdict::DeliveredWithWarning => ruling.seen.starts_with("0111H"),
@@ -168,12 +169,17 @@ impl Engine {
             Verdict::DeadLetter => true,
             // On its way to the one endpoint that lacks it.
             Verdict::Elsewhere => ruling.unwanted && self.replays.towards().is_some(),
-            Verdict::Retry => ruling.seen.starts_with("AE") && ruling.blame == Blame::Answered,
-            Verdict::Delivered | Verdict::Unconfirmed | Verdict::Ambiguous => false,
+            // 206 and 207 included: many receivers say "internal error" of what they have already.
+            Verdict::Retry if ruling.seen.starts_with("AE") => true,
+            Verdict::Retry if ruling.blame == Blame::Refused => self.replays.gives_up(flight.memo.troubled_since, now.at),
+            Verdict::Retry | Verdict::Delivered | Verdict::Unconfirmed | Verdict::Ambiguous => false,
         };
         if refused {
             ruling.concern = None;
             ruling.seen = format!("replay refused: {}", ruling.seen);
+            if ruling.blame == Blame::Refused {
+                ruling.blame = Blame::Answered;
+            }
         }
         refused
     }
@@ -197,6 +203,7 @@ impl Engine {
         self.replays.answered(&flight.name, now.wall);
         if flight.envelope.replay {
             self.outages.replayed(false);
+            self.replays.taken();
             let (endpoint, envelope, end) = (Arc::clone(&flight.name), flight.envelope.id, ReplayEnd::Answered);
             self.emit(Event::Replayed { destination: self.name(), endpoint, envelope, end });
         }

@@ -32,6 +32,15 @@ impl Failover {
         }
     }
 
+    /// An operator wants it whatever is seen of it: what it missed goes there before anything newer, and the first of that shows whether it takes messages.
+    pub(super) fn demand_behind(&mut self, endpoint: EndpointId) {
+        let place = &mut self.places[endpoint.index()];
+        if place.behind == Behind::Missing && self.stall.is_none() {
+            place.behind = Behind::CatchingUp;
+            self.changes.push_back(Change::Returning(endpoint));
+        }
+    }
+
     /// It was out when the last run ended, and is still.
     pub fn begin_out(&mut self, endpoint: EndpointId, behind: bool, now: Instant) {
         let Some(place) = self.places.get_mut(endpoint.index()) else { return };
@@ -50,7 +59,7 @@ impl Failover {
     /// Whether its return waits for what it missed. Asks for that when its time has come.
     pub(super) fn waits_behind(&mut self, endpoint: EndpointId, rested: bool) -> bool {
         let place = &mut self.places[endpoint.index()];
-        let good = place.trusted() || place.health.wants_canary();
+        let good = place.trusted() || place.health.wants_canary() || place.demanded;
         match place.behind {
             Behind::No => return false,
             Behind::Missing if good && rested => {

@@ -39,7 +39,7 @@ impl Failover {
     fn serve(&mut self, wish: Wish) -> Option<Choice> {
         if let Some(endpoint) = wish.towards {
             let place = self.places.get(endpoint.index())?;
-            let good = place.admin == Admin::Enabled && (place.trusted() || place.health.wants_canary());
+            let good = place.admin == Admin::Enabled && (place.trusted() || place.health.wants_canary() || place.demanded);
             return good.then_some(Choice { endpoint, fresh: wish.again == Some(endpoint), errand: Errand::CatchUp });
         }
         if let Some(endpoint) = wish.again.filter(|e| self.places.get(e.index()).is_some_and(Place::trusted)) {

@@ -54,6 +54,7 @@ impl Failover {
                 }
             } else if place.admin == Admin::Enabled {
                 place.demanded = true;
+                self.demand_behind(endpoint);
                 self.hope(endpoint, now);
             }
         }
