@@ -91,7 +91,9 @@ impl Failover {
         match self.policy {
             // Also if it would get it only once its site is followed no longer: whether it can is what the others wait for.
             Policy::Failover => self.rank(endpoint) < self.rank(*active) || self.home_rank(endpoint) < self.home_rank(*active),
-            Policy::RoundRobin | Policy::LeastOutstanding => self.home_rank(endpoint).0 <= self.home_rank(*active).0,
+            Policy::RoundRobin | Policy::LeastOutstanding => {
+                self.home_rank(endpoint).0 <= self.home_rank(*active).0 && !self.is_outranked(endpoint, &self.active)
+            }
         }
     }
 
@@ -105,11 +107,7 @@ impl Failover {
     pub fn whereabouts(&self) -> Whereabouts {
         let mut home: Vec<EndpointId> = self.order().filter(|e| self.serves(*e)).collect();
         home.sort_by_key(|e| self.home_rank(*e));
-        match (self.policy, home.first().map(|e| self.home_rank(*e).0)) {
-            (Policy::Failover, _) => home.truncate(1),
-            (_, Some(best)) => home.retain(|e| self.home_rank(*e).0 == best),
-            (_, None) => {}
-        }
+        let home = self.chosen(home, |e| self.home_rank(e).0);
         let sites = |endpoints: &[EndpointId]| endpoints.iter().map(|e| self.places[e.index()].config.site.clone()).collect();
         Whereabouts { active: sites(&self.active), unfollowed: sites(&home) }
     }
@@ -124,7 +122,7 @@ impl Failover {
             Standing::Active
         } else if place.admin != Admin::Enabled {
             Standing::Forbidden
-        } else if self.active.first().is_some_and(outranked) {
+        } else if self.active.first().is_some_and(outranked) || self.is_outranked(endpoint, &self.active) {
             Standing::Outranked
         } else if place.trusted() && (!self.auto || !self.window_opens_in(now).is_zero()) {
             Standing::Good
@@ -133,10 +131,31 @@ impl Failover {
         }
     }
 
+    /// Of those in service, the best liked first, the ones that get traffic: the first; or where all take turns, those liked as much, without SRV records
+    /// of a worse priority, which wait until the better ones of their name are away.
+    fn chosen(&self, mut serving: Vec<EndpointId>, liking: impl Fn(EndpointId) -> Liking) -> Vec<EndpointId> {
+        match (self.policy, serving.first().map(|e| liking(*e))) {
+            (Policy::Failover, _) | (_, None) => serving.truncate(1),
+            (Policy::RoundRobin | Policy::LeastOutstanding, Some(best)) => {
+                serving.retain(|e| liking(*e) == best);
+                let liked_as_much = serving.clone();
+                serving.retain(|e| !self.is_outranked(*e, &liked_as_much));
+            }
+        }
+        serving
+    }
+
+    /// Whether one of these is an SRV record of the same name with a better priority.
+    fn is_outranked(&self, endpoint: EndpointId, by: &[EndpointId]) -> bool {
+        let config = |e: EndpointId| &self.places[e.index()].config;
+        by.iter().any(|other| outranks(config(*other), config(endpoint)))
+    }
+
     /// One envelope may go there, to see whether it takes messages again.
     pub(super) fn canary_due(&self, endpoint: EndpointId) -> bool {
         let place = &self.places[endpoint.index()];
-        (place.canary_due || place.demanded) && !place.canary_out && place.admin == Admin::Enabled && self.stall.is_none()
+        let wanted = place.canary_due || place.demanded && place.behind != Behind::CatchingUp;
+        wanted && !place.canary_out && place.admin == Admin::Enabled && self.stall.is_none()
     }
 
     /// Brings the state of service in line with what is known now. `why`: for people, if something was just decided.
@@ -192,17 +211,7 @@ impl Failover {
                 serving.push(endpoint);
             }
         }
-        match (self.policy, serving.first().map(|e| self.liking(*e))) {
-            (Policy::Failover, _) => serving.truncate(1),
-            (_, Some(best)) => {
-                serving.retain(|e| self.liking(*e) == best);
-                // SRV records of a lower preference wait until the better ones of their name are away.
-                let config = |e: &EndpointId| &self.places[e.index()].config;
-                let better = |e: &EndpointId| serving.iter().any(|other| outranks(config(other), config(e)));
-                serving = serving.iter().copied().filter(|e| !better(e)).collect();
-            }
-            (_, None) => {}
-        }
+        let serving = self.chosen(serving, |e| self.liking(e));
         match (serving.is_empty(), self.stall.is_some()) {
             (true, false) => self.stall(now),
             (false, true) => {

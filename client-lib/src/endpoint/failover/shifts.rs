@@ -277,6 +277,24 @@ fn of_the_records_of_a_pool_that_take_turns_the_lowest_tier_serves() {
 }
 
 #[test]
+fn a_record_of_a_worse_priority_gets_no_canary_while_a_better_one_serves() {
+    let mut b = Bench::new(&["pool@a", "pool@b"], |d| {
+        d.policy = Policy::RoundRobin;
+        for (endpoint, tier) in d.endpoints.iter_mut().zip([10, 20]) {
+            Arc::make_mut(endpoint).tier = tier;
+        }
+    });
+    down(&mut b, A);
+    let choice = b.machine.choose(Wish::default(), b.now).expect("the worse one");
+    b.end(1, choice, b.now, Blame::Timeout, 1);
+    good(&mut b, A, 40);
+    assert_eq!(active(&b), [A]);
+    good(&mut b, B, 100);
+    let chosen = |b: &mut Bench| b.machine.choose(Wish::default(), b.now).map(|c| (c.endpoint, c.errand));
+    assert_eq!(chosen(&mut b), Some((A, Errand::Traffic)), "it would get no traffic if it returned");
+}
+
+#[test]
 fn a_wish_for_a_pool_means_each_of_it_and_outlives_a_member() {
     let mut b = Bench::new(&["a", "pool@10.0.0.1", "pool@10.0.0.2"], |_| ());
     b.machine.set_admin(&"pool".into(), Admin::Draining, "an operator", b.now);
