@@ -63,6 +63,7 @@ fn history(seed: u64) {
                 let (envelope, choice, started) = out.swap_remove(random.usize(..out.len()));
                 let blame = random_blame(&mut random);
                 let next = b.end(envelope, choice, started, blame, 1);
+                check_leaving(&before, &b.machine, (envelope, choice, started), blame, b.now);
                 left_by = matches!(blame, Blame::Answered | Blame::Silent).then_some(());
                 let silent = matches!(blame, Blame::Timeout | Blame::Lost | Blame::NotSent { .. });
                 assert_eq!(next == Next::Verdict, !silent, "{blame:?} {next:?}");
@@ -123,6 +124,34 @@ fn wish(b: &mut Bench, random: &mut fastrand::Rng, start: Instant) {
         }
         _ => drop(b.machine.failback_now(b.now)),
     }
+}
+
+/// Leaving is immediate: what failed as often as it may is not active any more, whatever anybody wishes.
+fn check_leaving(before: &Failover, after: &Failover, (envelope, choice, started): (u64, Choice, Instant), blame: Blame, now: Instant) {
+    let mut place = before.places[choice.endpoint.index()].clone();
+    let old_news = place.left_at.is_some_and(|left| started < left);
+    if choice.errand != Errand::Traffic || old_news || !before.active.contains(&choice.endpoint) {
+        return;
+    }
+    let (message_at_fault, attempts) = (place.health.answered_since(started, now), before.attempts);
+    let leaves = match blame {
+        Blame::Timeout => !message_at_fault,
+        Blame::NotSent { stale: true, .. } if !choice.fresh => false,
+        Blame::NotSent { .. } => {
+            place.count_failure(started, false, now);
+            place.failures >= attempts
+        }
+        Blame::Lost => {
+            place.count_failure(started, true, now);
+            place.lost >= LOST_IN_A_ROW
+        }
+        Blame::Refused => {
+            place.refused.push(EnvelopeId(envelope));
+            place.refused.len() >= REFUSALS_IN_A_ROW
+        }
+        Blame::Answered | Blame::Silent | Blame::None => false,
+    };
+    assert!(!leaves || !after.active.contains(&choice.endpoint), "{blame:?}: still active");
 }
 
 /// A wish changes what is liked or allowed, never what was observed.
