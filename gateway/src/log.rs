@@ -19,6 +19,9 @@ const QUIET: Duration = Duration::from_secs(60);
 /// Lines of one listener's notices per spell; the rest is counted and told at the end. A hostile peer must not fill the log.
 const NOTICES_MAX: u64 = 5;
 
+/// The spell of an endpoint that goes up and down.
+const HEALTH_CHANGES: &str = "changes of health of endpoint";
+
 /// Spells and standing conditions remembered; beyond it the oldest quiet ones are told and forgotten early.
 const REMEMBERED_MAX: usize = 4096;
 
@@ -284,6 +287,8 @@ impl Lines {
                 self.health.insert((destination.to_owned(), endpoint.to_owned()), (was, since));
                 None
             }
+            // One that goes up and down: the rest is counted, and told when it is quiet.
+            Some(_) if self.spell(destination, &format!("{HEALTH_CHANGES} {endpoint}"), now) > NOTICES_MAX => None,
             Some((false, since)) => {
                 let _ = write!(text, "; it was away for {}", span(now.saturating_duration_since(since)));
                 Some(Line::new(Level::INFO, destination, text).endpoint(endpoint))
@@ -337,7 +342,9 @@ impl Lines {
         let mut told = Vec::new();
         self.spells.retain(|(about, what), spell| {
             let goes_on = now.saturating_duration_since(spell.last) < QUIET;
-            if !goes_on && spell.count > 1 {
+            // Every line of these was written.
+            let told_all = if what.starts_with(HEALTH_CHANGES) { NOTICES_MAX } else { 1 };
+            if !goes_on && spell.count > told_all {
                 let over = span(spell.last.saturating_duration_since(spell.since));
                 told.push(Line::new(Level::INFO, about.clone(), format!("{what}: {} within {over}, none for a minute now", spell.count)));
             }
@@ -382,6 +389,20 @@ mod tests {
         }
         assert_eq!(lines.read(&health(true), at(300)).unwrap().text, "endpoint is up; it was away for 5 min");
         assert_eq!(lines.read(&health(true), at(301)), None);
+    }
+
+    #[test]
+    fn an_endpoint_that_goes_up_and_down_is_told_a_few_times_and_then_counted() {
+        let (mut lines, start) = (Lines::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        let told = (0..200).filter(|n| lines.read(&health(n % 2 == 1), at(3 * n)).is_some()).count();
+        assert_eq!(told as u64, 1 + NOTICES_MAX);
+        let last = lines.tick(at(700));
+        assert_eq!(last.len(), 1);
+        assert!(last[0].text.contains("endpoint primary: 199 within"), "{}", last[0].text);
+        // Once down and up again is two lines, and nothing more.
+        assert!(lines.read(&health(false), at(800)).is_some() && lines.read(&health(true), at(810)).is_some());
+        assert_eq!(lines.tick(at(1_000)), []);
     }
 
     #[test]
