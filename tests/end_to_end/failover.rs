@@ -214,6 +214,41 @@ fn both_away_waits_without_end_and_keeps_order() {
 }
 
 #[test]
+fn a_primary_that_flaps_is_left_once_per_hold_down_and_makes_no_storm() {
+    let world = World::new("failover-flaps");
+    let (mut primary, secondary) = (Server::start(), Server::start());
+    let health = format!("health = {{ probe = \"tcp\", {QUICK_HEALTH} }}");
+    let more = format!("hold_down = \"3s\"\nhold_down_max = \"30s\"\n{health}");
+    let mut t = hl7(&world, &more, &[("primary", primary.address()), ("secondary", secondary.address())]);
+    let begun = std::time::Instant::now();
+    let (mut sent, mut flaps) = (Vec::new(), 0);
+    while flaps < 12 {
+        if flaps % 2 == 0 {
+            primary.shut()
+        } else {
+            primary.open()
+        }
+        flaps += 1;
+        for _ in 0..10 {
+            sent.extend(send(&mut t.client, "A", sent.len()..sent.len() + 2));
+            std::thread::sleep(Duration::from_millis(100)); // the pace of the sender
+        }
+    }
+    let holds = begun.elapsed().as_secs_f64() / 3.0;
+    t.gateway.drained("ris", 30);
+    let left = t.gateway.metric("everpost_failovers_total", &[("destination", "ris"), ("from", "primary")]).unwrap_or_default();
+    assert!(left >= 1.0 && left <= holds + 1.0, "left {left} times in {holds} hold-downs");
+    let mut arrived: Vec<(std::time::Instant, String)> = primary.received().into_iter().chain(secondary.received()).map(|r| (r.at, r.id)).collect();
+    arrived.sort();
+    assert_eq!(first_arrivals(arrived.into_iter().map(|(_, id)| id)), sent, "all of it, in order, wherever it went");
+    // Its probes, five a second, are most of what the primary sees of it.
+    let connections = primary.connections() as f64;
+    assert!(connections <= 8.0 * begun.elapsed().as_secs_f64() + 20.0, "{connections} connections");
+    let lines = t.gateway.log().lines().filter(|line| line.contains("ris")).count();
+    assert!(lines <= 12 * 6 + 20, "{lines} lines of the log");
+}
+
+#[test]
 fn an_idle_connection_that_the_peer_closed_costs_nothing() {
     let world = World::new("failover-stale");
     let (primary, secondary) = (Server::start(), Server::start());

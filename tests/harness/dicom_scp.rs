@@ -95,6 +95,13 @@ impl Scp {
     /// Listens on a free port and answers 0000H to everything.
     #[must_use]
     pub fn start() -> Self {
+        Self::on(([127, 0, 0, 1], crate::world::port()).into())
+    }
+
+    /// The same on a given address.
+    #[must_use]
+    #[track_caller]
+    pub fn on(at: SocketAddr) -> Self {
         let shared = Shared {
             script: Mutex::new(Arc::new(|_| Answer::Status(0))),
             welcome: Mutex::new(Welcome::All),
@@ -107,7 +114,7 @@ impl Scp {
             max_pdu: AtomicUsize::new(131_072),
             stop: AtomicBool::new(false),
         };
-        let mut scp = Self { at: ([127, 0, 0, 1], crate::world::port()).into(), shared: Arc::new(shared), accepting: None };
+        let mut scp = Self { at, shared: Arc::new(shared), accepting: None };
         scp.open();
         scp
     }
@@ -184,6 +191,11 @@ impl Scp {
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.shared.open.lock().unwrap().len()
+    }
+
+    /// Forgets every connection without a word, as a machine does that was switched off, if its network is cut.
+    pub fn forget(&self) {
+        self.shared.open.lock().unwrap().values().for_each(crate::front::abort);
     }
 
     /// Closes the port and every connection.

@@ -11,6 +11,7 @@ pub mod dicom;
 pub mod dicom_scp;
 pub mod dns;
 pub mod faulty_disk;
+pub mod front;
 pub mod gateway;
 pub mod http;
 pub mod load;
@@ -21,6 +22,7 @@ pub mod peers;
 pub mod pki;
 pub mod process;
 pub mod synthetic;
+pub mod wire;
 pub mod world;
 
 pub use gateway::Gateway;

@@ -317,6 +317,11 @@ impl Server {
         self.hang_up();
     }
 
+    /// Forgets every connection without a word, as a machine does that was switched off, if its network is cut.
+    pub fn forget(&self) {
+        self.shared.open.lock().unwrap().values().for_each(crate::front::abort);
+    }
+
     /// Closes every open connection; the port stays open.
     pub fn hang_up(&self) {
         for (_, stream) in self.shared.open.lock().unwrap().drain() {

@@ -38,6 +38,19 @@ impl Authority {
     /// Issues a certificate for `localhost` and 127.0.0.1 (or another host name), good for both roles.
     #[must_use]
     pub fn issue(&self, world: &World, name: &str, host: &str) -> Identity {
+        self.sign(world, name, host, |_| ())
+    }
+
+    /// One whose time is over.
+    #[must_use]
+    pub fn issue_expired(&self, world: &World, name: &str, host: &str) -> Identity {
+        self.sign(world, name, host, |params| {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        })
+    }
+
+    fn sign(&self, world: &World, name: &str, host: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a host name");
         if host == "localhost" {
@@ -45,6 +58,7 @@ impl Authority {
         }
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
         Identity { cert: world.write(&format!("{name}.crt"), cert.pem()), key: world.write(&format!("{name}.key"), key.serialize_pem()) }
     }
