@@ -8,6 +8,7 @@
 
 mod client;
 mod dicom;
+mod failover;
 mod gateway;
 mod growth;
 mod hl7;
@@ -52,6 +53,7 @@ fn main() {
         ("spool", spool::run),
         ("probes", probes::run),
         ("client", client::run),
+        ("failover", failover::run),
     ] {
         if run(name) {
             println!("\n== {name}");
