@@ -21,6 +21,7 @@ mod intake;
 mod kill;
 mod matrix;
 mod monitoring;
+mod moving;
 mod names;
 mod names_dicom;
 mod objectives;

@@ -130,6 +130,7 @@ fn it_installs_upgrades_goes_and_leaves_what_is_owed() {
     init.args(["init", "--pacs", "PACS@pacs-a.example.org:104", "--pacs", "PACS@pacs-b.example.org:104", "--config"]).arg(&own);
     run(&mut init, 60);
     let written = std::fs::read_to_string(&own).unwrap();
+    assert_eq!((own.metadata().unwrap().gid(), own.metadata().unwrap().mode() & 0o7777), (etc.gid(), 0o640), "the service may read it, others not");
 
     // An upgrade, with an example that the operator has changed: dpkg keeps it.
     let example = root.join("etc/everpost/everpost.example.toml");

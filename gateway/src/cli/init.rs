@@ -10,7 +10,7 @@ use serde_json::json;
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where a listener binds unless told: the ports that IANA and DICOM know.
@@ -289,6 +289,9 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
     part.push(format!(".{}", std::process::id()));
     let part = PathBuf::from(part);
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(&part).map_err(|e| failed(&part, e))?;
+    // Where root writes into the service's folder, the service is to read it; elsewhere the group is the writer's own.
+    let group = path.parent().filter(|p| !p.as_os_str().is_empty()).and_then(|p| std::fs::metadata(p).ok()).map(|found| found.gid());
+    drop(group.map(|group| std::os::unix::fs::chown(&part, None, Some(group)))); // `doctor` tells if it cannot
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|e| failed(&part, e));
     let placed = written.and_then(|()| {
         Config::load(&part).map_err(|problems| {

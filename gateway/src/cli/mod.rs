@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod drill;
 pub mod init;
 pub mod manual;
+pub mod moving;
 pub mod nagios;
 pub mod outages;
 pub mod peers;
@@ -287,6 +288,7 @@ mod tests {
             "everpost queue release --all --destination d --state held",
             "everpost queue discard 1 --reason because",
             "everpost queue export 1 2 --to dir",
+            "everpost queue import dir --destination d --into e --state held",
             "everpost destination pause d",
             "everpost destination resume d --config f",
             "everpost destination failback d --json",
