@@ -11,7 +11,6 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod descriptors;
-pub mod doctor;
 pub mod drills;
 pub mod expiry;
 pub mod intake;

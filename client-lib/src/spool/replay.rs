@@ -318,10 +318,10 @@ impl Inner {
                 Content::Unsealed(listing, ..) => (listing.newest_at, listing.sequence),
                 Content::Sealed(trailer) => (trailer.newest_at, trailer.sequence),
             };
-            if !marks.iter().any(|m| m.covers(sequence, newest_at)) {
-                break;
+            // Where the clock was set back, an older segment may tell of later times than a newer one.
+            if marks.iter().any(|m| m.covers(sequence, newest_at)) {
+                from = segment.generation;
             }
-            from = segment.generation;
         }
         from
     }

@@ -69,7 +69,7 @@ pub async fn replay(
     let since = time(&body.since, now)?;
     let until = body.until.as_deref().map(|text| time(text, now)).transpose()?;
     if since > now || until.is_some_and(|until| until < since) {
-        return Err(wrong("the time begins after its end"));
+        return Err(wrong("`since` is later than `until`, or than now"));
     }
     let since_mark = Since::Mark(Mark { number: u64::MAX, at: since });
     let ranges = vec![Range { endpoint: body.from_endpoint.as_deref().map(Arc::from), since: since_mark, until }];
