@@ -99,6 +99,12 @@ impl Intake {
         Ok(addressees)
     }
 
+    /// What a message that was routed elsewhere is addressed by here; none: the destination is not configured.
+    #[must_use]
+    pub fn addressed(&self, destination: &str, keys: &Keys, stat: bool) -> Option<Addressee> {
+        self.routes.load().addressed(destination, keys, stat)
+    }
+
     fn tell_no_route(&self, routes: &Routes, keys: &Keys) {
         let listener: Arc<str> = keys.text(Key::Listener).into();
         let kind = keys.get(Key::MessageType).or_else(|| keys.get(Key::SopClass)).unwrap_or_default().to_vec();

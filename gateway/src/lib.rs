@@ -11,6 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod descriptors;
+pub mod doctor;
 pub mod drills;
 pub mod expiry;
 pub mod intake;

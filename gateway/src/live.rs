@@ -341,6 +341,12 @@ impl Live {
         Ok(self.running(name)?.driver.failback())
     }
 
+    /// The way in.
+    #[must_use]
+    pub fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
     /// One that runs, by name.
     /// # Errors
     /// `WishError::Unknown`.

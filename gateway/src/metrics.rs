@@ -67,6 +67,7 @@ const DESCRIBED: &[(&str, char, &str)] = &[
         "Time until the spool is full at the present rate if nothing is delivered to the destination from now on; NaN: not known, or beyond a year.",
     ),
     ("everpost_drain_seconds", 'g', "Time until the backlog is delivered at the rates just seen; NaN: not known, or it does not shrink."),
+    ("everpost_spool_reserve_bytes", 'g', "Free bytes below which messages are refused."),
     ("everpost_connections", 'g', "Open connections of a listener."),
     ("everpost_tls_certificate_expiry_seconds", 'g', "Time until a certificate expires; 0 once it has."),
     ("everpost_build_info", 'g', "Constant 1; the label carries the version."),
@@ -146,6 +147,7 @@ impl Metrics {
     /// Every counter that `config` can come to exists from now on, at 0: a series that begins with its first event hides that event from `rate`.
     /// Failovers are known beforehand only between neighbours.
     pub fn expect(&self, config: &Config) {
+        self.gauge("everpost_spool_reserve_bytes", vec![]).set(config.spool.reserve as f64);
         for listener in &config.listeners {
             drop(self.listener(&listener.name));
             if listener.protocol == Protocol::Mllp {
@@ -478,6 +480,7 @@ mod tests {
         let (to, first, second) = (&destination.name, &destination.endpoints[0].name, &destination.endpoints[1].name);
         for line in [
             format!(r#"everpost_messages_accepted_total{{listener="{listener}"}} 0"#),
+            format!("everpost_spool_reserve_bytes {}", config.spool.reserve),
             format!(r#"everpost_messages_refused_total{{listener="{listener}",reason="reserve"}} 0"#),
             format!(r#"everpost_envelopes_delivered_total{{destination="{to}",endpoint="{second}",outcome="warning"}} 0"#),
             format!(r#"everpost_ambiguous_total{{destination="{to}",endpoint="{first}",phase="answer"}} 0"#),

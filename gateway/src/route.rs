@@ -133,6 +133,13 @@ impl Routes {
         chosen.into_iter().map(addressee).collect()
     }
 
+    /// What a message is addressed by to one destination, whatever the routes say.
+    #[must_use]
+    pub fn addressed(&self, destination: &str, keys: &Keys, stat: bool) -> Option<Addressee> {
+        let (destination, id) = self.destinations.iter().find(|(known, _)| *known.name == *destination)?;
+        Some(Addressee { destination: *id, lane: Lane::of(destination.ordering, keys), stat })
+    }
+
     /// Why a message goes where it goes, for people; no patient data.
     #[must_use]
     pub fn explain(&self, keys: &Keys) -> String {

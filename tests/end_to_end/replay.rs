@@ -305,7 +305,7 @@ fn an_archive_that_is_asked_gets_only_what_it_lacks() {
         t.gateway.says("answers no queries", 10);
         let reason = t.gateway.destination("pacs").unwrap()["endpoints"][1]["reason"].clone();
         assert!(reason.as_str().is_some_and(|r| r.contains("replays send everything")), "{reason}");
-        assert_eq!(primary.folder().join("queries").exists(), false, "nobody asked the primary yet");
+        assert!(!primary.folder().join("queries").exists(), "nobody asked the primary yet");
         primary.restart();
         t.gateway.becomes_active("pacs", name, 90);
         t.gateway.drained("pacs", 60);

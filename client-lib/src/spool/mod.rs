@@ -52,6 +52,7 @@ pub use error::SpoolError;
 pub use flow::Flow;
 pub use group::Work;
 pub use replay::{Answered, Keep, Mark, Planned, Range, ReplayOrder, Since};
+pub use segment::{FORMAT, version_of};
 
 use group::{Effect, Queue, Waiter};
 use history::Recent;

@@ -16,6 +16,15 @@ pub(crate) const BLOCK: u64 = 4096;
 pub(crate) const TRAILER: u64 = 64;
 /// Version of the format of segments. A later one is refused.
 pub(crate) const VERSION: u32 = 1;
+
+/// The format of the spool that this version writes, and the latest it reads.
+pub const FORMAT: u32 = VERSION;
+
+/// The format that a segment was written in, from its first 64 bytes or more; none: they are no header.
+#[must_use]
+pub fn version_of(head: &[u8]) -> Option<u32> {
+    check_header(head).map(|header| header.version)
+}
 const MAGIC: &[u8; 8] = b"EVPSEG\r\n";
 const TRAILER_MAGIC: &[u8; 8] = b"EVPEND\r\n";
 
@@ -377,6 +386,7 @@ mod tests {
     fn header_and_trailer_of_another_generation_do_not_count() {
         let block = header(Use::Journal, 12, 1 << 20);
         assert_eq!(check_header(&block), Some(Header { version: VERSION, kind: 1, generation: 12 }));
+        assert_eq!((version_of(&block[..64]), version_of(&block[..63]), version_of(&[0; 64])), (Some(FORMAT), None, None));
         let trailer = Trailer { footer_at: 4096, footer_length: 100, newest_at: 1, sequence: 2, envelopes: 3 };
         assert_eq!(Trailer::get(&trailer.put(12), 12), Some(trailer));
         assert_eq!(Trailer::get(&trailer.put(12), 13), None);

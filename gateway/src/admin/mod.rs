@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 pub mod auth;
 pub mod drills;
 pub mod endpoints;
+pub mod import;
 pub mod outages;
 pub mod queue;
 pub mod replay;
@@ -97,6 +98,7 @@ pub fn router(live: Arc<Live>, door: Door) -> Router {
     let verbs = Router::new()
         .route("/api/v1/envelopes/{id}", post(queue::decide_all))
         .route("/api/v1/envelopes/{id}/{verb}", post(queue::decide))
+        .route("/api/v1/destinations/{name}/import", post(import::import))
         .route("/api/v1/destinations/{name}/replay", post(replay::replay))
         .route("/api/v1/destinations/{name}/drill", post(drills::begin))
         .route("/api/v1/destinations/{name}/drill-stop", post(drills::stop))

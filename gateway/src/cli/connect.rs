@@ -5,10 +5,13 @@
 use super::{EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, Failure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -17,6 +20,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Silence within a body after which the gateway counts as gone.
 const PIECE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Time to take a file: 4 GB at 10 Mbit/s take an hour, which is how long the gateway keeps a connection.
+const UPLOAD_WITHIN: Duration = Duration::from_secs(3_600);
+
+/// Piece of a file on its way.
+const FILE_PIECE_BYTES: usize = 256 << 10;
 
 /// Largest JSON answer taken: a page of 1,000 envelopes has under 1 MiB.
 const JSON_BYTES_MAX: usize = 64 << 20;
@@ -81,6 +90,27 @@ impl Place {
         }
     }
 
+    /// Sends a file, piece by piece, and reads a JSON answer.
+    /// # Errors
+    /// As the module says.
+    pub async fn upload(&self, path: &str, file: std::fs::File) -> Result<serde_json::Value, Failure> {
+        let length = file.metadata().map_err(|e| Failure::new(EXIT_REFUSED, format!("the file: {e}")))?.len();
+        let request = Request::post(path).header("content-type", "application/octet-stream").header("host", "localhost");
+        let request = request.body(FileBody { file, left: length }).map_err(|e| Failure::new(EXIT_USAGE, format!("{path}: {e}")))?;
+        let sent = tokio::time::timeout(UPLOAD_WITHIN, async {
+            match crate::admin::socket::connect(&self.data_dir).await {
+                Ok(stream) => exchange(stream, request).await,
+                Err(e) => Err(self.unreachable(&e)),
+            }
+        });
+        let response = sent.await.map_err(|_| gone(&format!("it did not take the file within {} s", UPLOAD_WITHIN.as_secs())))??;
+        if !response.status().is_success() {
+            return Err(refused(response).await);
+        }
+        let bytes = whole(response).await?;
+        serde_json::from_slice(&bytes).map_err(|e| Failure::new(EXIT_REFUSED, format!("the gateway's answer to {path} is not JSON: {e}")))
+    }
+
     /// Asks; a negative answer becomes a failure.
     async fn ask(&self, method: Method, path: &str, body: Option<&serde_json::Value>) -> Result<Response<Incoming>, Failure> {
         let readable = method == Method::GET;
@@ -107,7 +137,7 @@ impl Place {
 
     /// Whoever answers at the loopback address must bear the name in the file: where ours is down, another gateway may have its address.
     async fn is_ours(&self, bind: &str, e: &std::io::Error) -> Result<(), Failure> {
-        let request = Request::builder().uri("/api/v1/status").header("host", bind).body(Full::default());
+        let request = Request::builder().uri("/api/v1/status").header("host", bind).body(Full::<Bytes>::default());
         let request = request.map_err(|e| Failure::new(EXIT_USAGE, format!("[admin] bind = {bind:?}: {e}")))?;
         let stream = tokio::net::TcpStream::connect(bind).await.map_err(|_| self.unreachable(e))?;
         let answer = whole(exchange(stream, request).await?).await?;
@@ -132,10 +162,41 @@ impl Place {
     }
 }
 
-async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: S,
-    request: Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, Failure> {
+/// A file as the body of a request: one piece of it in memory.
+struct FileBody {
+    file: std::fs::File,
+    left: u64,
+}
+
+impl hyper::body::Body for FileBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let mut piece = vec![0; usize::try_from(self.left).unwrap_or(usize::MAX).min(FILE_PIECE_BYTES)];
+        // A local file, in a command that has nothing else to do meanwhile.
+        if let Err(e) = self.file.read_exact(&mut piece) {
+            return Poll::Ready(Some(Err(e)));
+        }
+        self.left -= piece.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(piece.into()))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+async fn exchange<S, B>(stream: S, request: Request<B>) -> Result<Response<Incoming>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: hyper::body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let broken = |e: hyper::Error| gone(&e.to_string());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection); // ends with the response's body

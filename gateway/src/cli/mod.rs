@@ -7,7 +7,12 @@ use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 
 pub mod connect;
+pub mod doctor;
 pub mod drill;
+pub mod init;
+pub mod manual;
+pub mod moving;
+pub mod nagios;
 pub mod outages;
 pub mod peers;
 pub mod queue;
@@ -86,14 +91,18 @@ Without --config, the file named by EVERPOST_CONFIG is used, else /etc/everpost/
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a first configuration, from flags or by asking
+    Init(init::Init),
     /// Run the gateway
     Run(ConfigOnly),
     /// Check a configuration and say what is wrong, with file:line:column
     Check(ConfigOnly),
+    /// Examine this box end to end, before and after it goes into service: disk, clock, ports, certificates, names, peers
+    Doctor(doctor::Doctor),
     /// Show the whole story on this machine, with built-in peers: traffic, failover, crash, restart, failback
     Demo(Demo),
     /// Destinations, endpoints, what waits and why
-    Status(Reach),
+    Status(reports::Status),
     /// Envelopes: list, look, decide
     #[command(subcommand)]
     Queue(queue::Queue),
@@ -117,6 +126,12 @@ enum Command {
     Send(peers::Send),
     /// Ask a peer for a sign of life: C-ECHO for dicom://AE@host:port, a connection for mllp://host:port
     Echo(peers::Echo),
+    /// Shell completions, to standard output
+    #[command(hide = true)]
+    Completions(manual::Completions),
+    /// Manual pages
+    #[command(hide = true)]
+    Man(manual::Man),
 }
 
 #[derive(Debug, Args)]
@@ -191,10 +206,12 @@ enum Destination {
 pub fn execute(cli: Cli) -> Result<u8, Failure> {
     let json = cli.json;
     match cli.command {
+        Command::Init(init) => init.execute(json),
         Command::Run(args) => crate::daemon::run(&config_path(args.config.as_deref())),
         Command::Check(args) => reports::check(&config_path(args.config.as_deref()), json),
+        Command::Doctor(doctor) => waited(doctor.execute(json)),
         Command::Demo(demo) => waited(crate::demo::run(&demo, json)),
-        Command::Status(reach) => waited(async { reports::status(&reach.place()?, json).await }),
+        Command::Status(status) => waited(status.execute(json)),
         Command::Queue(queue) => waited(queue.execute(json)),
         Command::Destination(Destination::Pause { name, reach }) => {
             waited(async { reports::destination(&reach.place()?, &name, "pause", json).await })
@@ -212,6 +229,8 @@ pub fn execute(cli: Cli) -> Result<u8, Failure> {
         Command::Outages(outages) => waited(outages.execute(json)),
         Command::Send(send) => waited(send.execute(json)),
         Command::Echo(echo) => waited(echo.execute(json)),
+        Command::Completions(completions) => completions.execute(),
+        Command::Man(man) => man.execute(),
     }
 }
 
@@ -254,8 +273,14 @@ mod tests {
         for line in [
             "everpost run --config f",
             "everpost check --config f --json",
+            "everpost doctor --config f --timeout 3 --no-peers --json",
             "everpost demo --seconds 20 --report r --stay",
+            "everpost init --config f --name n --data-dir d --listen-mllp 2575 --ris h:1 --pacs AE@h:1 --pacs AE@i:1 --listen-dicom AE@104",
             "everpost status --json",
+            "everpost status --nagios --warning-age 60 --critical-age 120",
+            "everpost status --ready",
+            "everpost completions bash",
+            "everpost man --to d",
             "everpost --json status --data-dir d",
             "everpost queue list --destination d --state held --key k --limit 5 --cursor 7",
             "everpost queue show 17",
@@ -263,6 +288,7 @@ mod tests {
             "everpost queue release --all --destination d --state held",
             "everpost queue discard 1 --reason because",
             "everpost queue export 1 2 --to dir",
+            "everpost queue import dir --destination d --into e --state held",
             "everpost destination pause d",
             "everpost destination resume d --config f",
             "everpost destination failback d --json",
@@ -310,6 +336,10 @@ mod tests {
             "everpost drill",                // of what?
             "everpost drill d --fault fire", // no such
             "everpost drill show",           // which?
+            "everpost doctor --timeout 0",
+            "everpost init --pacs h:1",         // by which AE title?
+            "everpost status --nagios --json",  // one or the other
+            "everpost status --warning-age 60", // means nothing without --nagios
             "everpost send hl7 f",
         ] {
             assert_eq!(parsed(line).err().map(|e| e.exit_code()), Some(2), "{line}");

@@ -3,6 +3,7 @@
 //! Errors: `Failure`; a decision refused for some envelopes names each and exits with 1.
 
 use super::connect::Place;
+use super::moving::{self, Digesting, Import};
 use super::{EXIT_DONE, EXIT_REFUSED, Failure, Reach, answer, answer_json, story};
 use crate::status::{age, cut, cut_middle};
 use clap::{Args, Subcommand, ValueEnum};
@@ -48,6 +49,8 @@ pub enum Queue {
         #[arg(long, value_name = "DIR")]
         to: Option<PathBuf>,
     },
+    /// Take what `queue export --to` wrote on another box, in its order
+    Import(Import),
 }
 
 /// `queue list`.
@@ -109,7 +112,7 @@ pub enum StateName {
 }
 
 impl StateName {
-    fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         self.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
     }
 }
@@ -126,6 +129,7 @@ impl Queue {
             Queue::Hold(chosen) => chosen.decide("hold", None, json).await,
             Queue::Release(chosen) => chosen.decide("release", None, json).await,
             Queue::Discard { chosen, reason } => chosen.decide("discard", Some(reason), json).await,
+            Queue::Import(import) => import.execute(json).await,
             Queue::Export { chosen, to } => chosen.export(to.as_deref(), json).await,
         }
     }
@@ -246,13 +250,15 @@ async fn export_one(place: &Place, id: &str, dir: &Path) -> Result<String, Failu
     let end = if envelope["protocol"].as_str() == Some("dicom") { "dcm" } else { "hl7" };
     let (file, part) = (dir.join(format!("{id}.{end}")), dir.join(format!(".{id}.part")));
     let failed = |e: std::io::Error| Failure::new(EXIT_REFUSED, format!("{}: {e}", part.display()));
-    let mut out = std::io::BufWriter::new(std::fs::File::create(&part).map_err(failed)?);
+    let mut out = Digesting::new(std::io::BufWriter::new(std::fs::File::create(&part).map_err(failed)?));
     let fetched = place.bytes(&format!("/api/v1/envelopes/{id}/content"), &mut out).await;
+    let (out, sha256) = out.finish();
     let ended = fetched.and_then(|()| out.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().map_err(failed));
     if let Err(e) = ended.and_then(|()| std::fs::rename(&part, &file).map_err(failed)) {
         drop(std::fs::remove_file(&part)); // what is left of it is of no use
         return Err(e);
     }
+    moving::note(dir, &moving::Line::of(&envelope, &file, sha256))?; // `queue import` goes by it
     Ok(file.display().to_string())
 }
 
@@ -298,7 +304,7 @@ fn table(page: &Value) -> String {
 }
 
 /// A path with its query, percent-encoded.
-fn with_query(path: &str, query: &[(&str, String)]) -> String {
+pub(super) fn with_query(path: &str, query: &[(&str, String)]) -> String {
     let mut out = path.to_owned();
     for (i, (name, value)) in query.iter().enumerate() {
         let _ = write!(out, "{}{name}=", if i == 0 { '?' } else { '&' });

@@ -3,13 +3,15 @@
 //! Errors: `Failure`.
 
 use super::connect::Place;
-use super::{EXIT_DEGRADED, EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, Failure, answer, answer_json};
+use super::nagios::{self, Ages};
+use super::{EXIT_DEGRADED, EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, Failure, Reach, answer, answer_json};
 use crate::config::Config;
 use crate::descriptors;
 use crate::process;
 use crate::status::{Report, Standing};
+use clap::Args;
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// `everpost check`.
@@ -48,11 +50,58 @@ fn counted(number: usize, what: &str) -> String {
 }
 
 /// `everpost status`.
-/// # Errors
-/// The gateway cannot be reached.
-pub async fn status(place: &Place, json: bool) -> Result<u8, Failure> {
-    let value = place.json(Method::GET, "/api/v1/status", None).await?;
-    let report: Report = serde_json::from_value(value.clone()).map_err(|e| Failure::new(EXIT_REFUSED, format!("status: {e}")))?;
+#[derive(Debug, Args)]
+pub struct Status {
+    /// One line and an exit status (0, 1, 2, 3) as Nagios, Icinga and Checkmk want them
+    #[arg(long, conflicts_with = "json")]
+    nagios: bool,
+    /// With --nagios: seconds that the oldest envelope may wait before it is a warning
+    #[arg(long, value_name = "N", default_value_t = 300, requires = "nagios")]
+    warning_age: u64,
+    /// With --nagios: seconds that the oldest envelope may wait before it is critical
+    #[arg(long, value_name = "N", default_value_t = 900, requires = "nagios")]
+    critical_age: u64,
+    /// Nothing but an exit status: 0 it takes messages, 1 it does not; for the health check of a container
+    #[arg(long, conflicts_with_all = ["json", "nagios"])]
+    ready: bool,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+impl Status {
+    /// Runs it.
+    /// # Errors
+    /// The gateway cannot be reached; with `--nagios` that is an answer too.
+    pub async fn execute(self, json: bool) -> Result<u8, Failure> {
+        if self.ready {
+            return match seen(self.reach.place()).await {
+                Ok((_, report)) if report.state != Standing::Refusing => Ok(EXIT_DONE),
+                Ok((_, report)) => Err(Failure::new(EXIT_REFUSED, report.reasons.join("; "))),
+                Err(failure) => Err(Failure::new(EXIT_REFUSED, failure.what)),
+            };
+        }
+        if !self.nagios {
+            return status(&self.reach.place()?, json).await;
+        }
+        let ages = Ages { warning: self.warning_age, critical: self.critical_age };
+        let (line, code) = match seen(self.reach.place()).await {
+            Ok((_, report)) => nagios::told(&report, ages),
+            Err(failure) => nagios::failed(&failure),
+        };
+        answer(&line)?;
+        Ok(code)
+    }
+}
+
+/// The status as it came, and read.
+async fn seen(place: Result<Place, Failure>) -> Result<(Value, Report), Failure> {
+    let value = place?.json(Method::GET, "/api/v1/status", None).await?;
+    let report = serde_json::from_value(value.clone()).map_err(|e| Failure::new(EXIT_REFUSED, format!("status: {e}")))?;
+    Ok((value, report))
+}
+
+async fn status(place: &Place, json: bool) -> Result<u8, Failure> {
+    let (value, report) = seen(Ok(place.clone())).await?;
     if json {
         answer_json(&value)?
     } else {
