@@ -110,7 +110,7 @@ impl Store for Shelf {
             destination: DestinationId(0),
             keys: Arc::new(Keys::new()),
             size: 1,
-            accepted_at: 1_000_000,
+            accepted_at: super::world::BEGIN,
             lane: entry.lane,
             attempts: entry.attempts,
             ambiguous_at: entry.ambiguous_at.clone(),

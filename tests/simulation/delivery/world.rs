@@ -17,6 +17,9 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Wall time when a world begins, in milliseconds: everything is accepted then.
+pub(crate) const BEGIN: u64 = 100_000_000;
+
 /// A destination as the configuration would give it.
 pub(crate) fn destination(protocol: Protocol, names: &[&str]) -> Destination {
     let probe = if protocol == Protocol::Mllp { Probe::Tcp } else { Probe::DicomEcho };
@@ -184,7 +187,7 @@ impl World {
     }
 
     pub(crate) fn moment(&self) -> Moment {
-        Moment { at: self.base + self.now, wall: (100_000_000 + self.now.as_millis() as i64 + self.clock) as u64 }
+        Moment { at: self.base + self.now, wall: (BEGIN as i64 + self.now.as_millis() as i64 + self.clock) as u64 }
     }
 
     fn later(&mut self, after: Duration, happening: Happening) {
