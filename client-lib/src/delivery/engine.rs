@@ -31,7 +31,7 @@ mod wishes;
 use super::alarms::{Alarm, Alarms};
 use super::outages::Outages;
 use super::replay::{Command, Replays};
-use super::scheduler::{Memo, Schedule};
+use super::scheduler::{Memo, Schedule, Tries};
 use super::standby::{Kind, Standbys};
 use super::verdict::{Concern, Policies, Ruling, Situation, judge};
 use super::{Outcome, Phase, Verdict};
@@ -390,10 +390,11 @@ impl Engine {
     fn tell_failover(&mut self, flight: &mut Flight, ruling: &Ruling, now: Moment) -> Next {
         let Some(choice) = flight.choice else { return Next::Reroute };
         let stale = matches!(ruling.blame, Blame::NotSent { stale: true, .. }) && !choice.fresh;
-        let before = flight.memo.tries.filter(|(e, _)| *e == choice.endpoint).map_or(0, |(_, n)| n);
+        let last = flight.memo.tries;
+        let before = if last.at == choice.endpoint { last.count } else { 0 };
         let tries = if stale { before } else { before.saturating_add(1) };
         let without_answer = matches!(ruling.blame, Blame::NotSent { .. } | Blame::Lost | Blame::Timeout);
-        flight.memo.tries = without_answer.then_some((choice.endpoint, tries));
+        flight.memo.tries = if without_answer { Tries { at: choice.endpoint, count: tries } } else { Tries::default() };
         let end = End { envelope: flight.envelope.id, choice, started: flight.since, blame: ruling.blame, tries, seen: &ruling.seen };
         self.failover.ended(end, now.at)
     }

@@ -20,6 +20,21 @@ use crate::limits::DEFERRED_MAX;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+/// Failures without an answer in a row, and where. (No option: optimised code would compare what stands in an empty one, and valgrind calls that wrong.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tries {
+    /// The endpoint.
+    pub at: EndpointId,
+    /// How many; 0: none.
+    pub count: u32,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Tries { at: EndpointId(0), count: 0 }
+    }
+}
+
 /// What is remembered of an envelope that had trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Memo {
@@ -31,8 +46,8 @@ pub struct Memo {
     pub unwanted: EndpointSet,
     /// The endpoint to try again, on a fresh connection.
     pub again: Option<EndpointId>,
-    /// Failures without an answer in a row, and where.
-    pub tries: Option<(EndpointId, u32)>,
+    /// Failures without an answer in a row.
+    pub tries: Tries,
     /// Rests so far.
     pub step: u32,
     /// The first refusal that this run saw.
@@ -102,7 +117,7 @@ impl Schedule {
     pub fn reconfigure(&mut self, backoff: Backoff) {
         self.backoff = backoff;
         for (memo, _) in self.memos.values_mut() {
-            *memo = Memo { refused: EndpointSet::EMPTY, refusals: 0, unwanted: EndpointSet::EMPTY, again: None, tries: None, ..*memo };
+            *memo = Memo { refused: EndpointSet::EMPTY, refusals: 0, unwanted: EndpointSet::EMPTY, again: None, tries: Tries::default(), ..*memo };
         }
     }
 
