@@ -30,6 +30,7 @@ mod package;
 mod peers_direct;
 mod power_loss;
 mod replay;
+mod story;
 mod tls;
 mod verdicts;
 mod wishes;
