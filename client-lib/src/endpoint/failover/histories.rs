@@ -39,6 +39,8 @@ fn history(seed: u64) {
     });
     let start = b.now;
     let mut returns: Vec<Option<Instant>> = vec![None; names.len()];
+    // When each endpoint was left, as seen from outside: what the machine keeps of it is what is tested.
+    let mut left: Vec<Option<Instant>> = vec![None; names.len()];
     let mut out: Vec<(u64, Choice, Instant)> = Vec::new();
     for step in 0..600u64 {
         b.now += Duration::from_millis(random.u64(0..4000));
@@ -56,6 +58,8 @@ fn history(seed: u64) {
             0..=3 if b.machine.admission(b.now) != Admission::Closed && out.len() < 8 => {
                 if let Some(choice) = b.machine.choose(Wish::default(), b.now) {
                     check_choice(&before, choice, b.now);
+                    let waited = left[choice.endpoint.index()].is_none_or(|left| b.now - left >= b.machine.hold_down);
+                    assert!(choice.errand != Errand::Canary || wishes || waited, "a canary before the hold-down was over");
                     out.push((step, choice, b.now));
                 }
             }
@@ -77,6 +81,7 @@ fn history(seed: u64) {
         }
         check_state(&before, &b.machine, left_by.is_some(), b.now);
         check_pace(&before, &b.machine, left_by.is_some(), &mut returns, b.now);
+        check_waiting(&before, &b.machine, left_by.is_some(), &mut left, b.now);
         check_told(&mut b.machine);
         let number = b.machine.stall.as_ref().map(|s| s.number);
         let scouts = out.iter().filter(|(_, c, _)| matches!(c.errand, Errand::Scout { stall } if Some(stall) == number)).count();
@@ -172,6 +177,22 @@ fn check_pace(before: &Failover, after: &Failover, by_others: bool, returns: &mu
         }
         assert!(returns[index].is_none_or(|last| now - last >= after.hold_down), "{} came back twice within its hold-down", new.config.name);
         returns[index] = Some(now);
+    }
+}
+
+/// A voluntary return is never earlier than the hold-down after the endpoint was left, unless an answer or a wish brought it back.
+fn check_waiting(before: &Failover, after: &Failover, by_others: bool, left: &mut [Option<Instant>], now: Instant) {
+    for (index, (old, new)) in before.places.iter().zip(&after.places).enumerate() {
+        if old.out.is_none() && new.out.is_some() {
+            left[index] = Some(now);
+        }
+        let returned = old.out.is_some() && new.out.is_none();
+        let still_good = before.active.iter().any(|e| after.serves(*e));
+        let would_lead = before.active.first().is_some_and(|active| index < active.index());
+        if returned && still_good && would_lead && !by_others {
+            let away = left[index].map(|left| now - left);
+            assert!(away.is_none_or(|away| away >= after.hold_down), "{} came back after {away:?}", new.config.name);
+        }
     }
 }
 
