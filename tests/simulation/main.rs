@@ -5,3 +5,4 @@ mod delivery;
 mod spool;
 mod spool_faults;
 mod spool_model;
+mod spool_replays;

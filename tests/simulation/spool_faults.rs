@@ -287,6 +287,33 @@ fn a_journal_file_cut_short_is_told_and_the_start_goes_on() {
 }
 
 #[test]
+fn a_journal_cut_among_durable_records_is_told() {
+    let disk = disk();
+    let one = open(&disk);
+    for text in [b"aaaaaaaa", b"bbbbbbbb", b"cccccccc"] {
+        one.commit(text).unwrap();
+    }
+    drop(one);
+    disk.kill();
+    // Another segment says where this one ended.
+    open(&disk).commit(b"dddddddd").unwrap();
+    disk.kill();
+    let name = journals(&disk)[0].clone();
+    let bytes = disk.bytes(&name);
+    // Right behind a record, so that nothing but the missing end tells.
+    let length = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let first = 4096 + 48;
+    let end = first + length(first).next_multiple_of(8);
+    assert!(find(&bytes, b"aaaaaaaa") < end && find(&bytes, b"bbbbbbbb") > end);
+    replace(&disk, &name, &bytes[..end]);
+    let two = open(&disk);
+    let text = format!("{:?}", two.events.lock().unwrap());
+    assert_eq!((two.recovered.damaged, two.damages()), (1, 1), "{text}");
+    assert!(text.contains("that were durable are missing"), "{text}");
+    assert_eq!(two.waiting(), [b"aaaaaaaa".to_vec(), b"dddddddd".to_vec()]);
+}
+
+#[test]
 fn a_file_that_is_no_segment_is_set_aside_and_never_touched() {
     for length in [100, 4096, 10_000, SEGMENT as usize] {
         let disk = disk();

@@ -288,6 +288,10 @@ impl Replays {
             // What was still in doubt stays so.
             let since = past.doubt.filter(|_| past.fresh || past.out.is_some()).map_or(since, |(before, _)| before);
             past.doubt = Some((since, None));
+            // What it answered under an order that a crash cut is in doubt with the rest: a new order says so.
+            if !alone && !past.fresh && matches!(self.resume, Some((_, Purpose::Failover { .. }))) {
+                self.resume = None;
+            }
             past.fresh = !alone;
             self.lost |= past.fresh;
         }
@@ -341,9 +345,11 @@ impl Replays {
             Stage::Asked(Some(purpose)) | Stage::Running(purpose, _) => Some(purpose),
             Stage::Idle | Stage::Asked(None) => None,
         };
+        // Where something was left since, the order says too little: a new one takes its place.
+        let says_all = |purpose: &Purpose| !self.lost || matches!(purpose, Purpose::ByHand(_));
+        new.resume = purpose.filter(says_all).map(|purpose| (new.last_id, purpose));
         new.lost |= new.past.values().any(|p| p.fresh);
         new.dirty = true;
-        new.resume = purpose.map(|purpose| (new.last_id, purpose));
         new
     }
 

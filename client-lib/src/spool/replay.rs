@@ -415,9 +415,9 @@ impl Inner {
             let Some(state) = self.read_state(end.place) else { continue };
             let origin = if end.replay { self.read_message(end.message_at)?.and_then(|(_, m, _)| m.origin) } else { None };
             let candidate = found.entry(origin.as_ref().map_or(end.envelope, |o| o.envelope)).or_default();
+            // Answered or refused under this order once, it is not asked again: an order that a crash cut goes on.
+            candidate.has |= origin.as_ref().is_some_and(|o| o.order == order.id);
             if end.code == Code::ReplayEnded {
-                // Refused under this order once, it is not asked again.
-                candidate.has |= origin.is_some_and(|o| o.order == order.id);
                 continue;
             }
             candidate.note(&end, &state, origin.as_ref());

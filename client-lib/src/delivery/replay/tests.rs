@@ -206,3 +206,31 @@ fn a_spool_that_cannot_is_asked_again() {
     b.pass(1);
     assert!(b.step("b", QUIET).is_some());
 }
+
+#[test]
+fn an_order_is_not_gone_on_with_where_another_endpoint_was_left_since() {
+    let three = || {
+        let mut b = Bench::new(60, false, Ordering::None);
+        let mut destination = fixture::destination(Protocol::Mllp, &["a", "b", "c"]);
+        (destination.replay_window, destination.ordering) = (Duration::from_secs(60), Ordering::None);
+        b.machine = Replays::new(&destination);
+        b.mark();
+        b
+    };
+    let mut before = three();
+    before.answers("a");
+    before.leaves("a");
+    let command = before.step("b c", QUIET).unwrap();
+    let first = command.order.unwrap();
+    // What c had answered under that order is in doubt as well: only a new one asks for it again.
+    let mut after = three();
+    after.machine.restore(first.id, &command.state);
+    after.leaves("c");
+    let order = after.step("b", QUIET).unwrap().order.unwrap();
+    assert!(order.id > first.id && order.ranges.len() == 2, "after a restart: {order:?}");
+    before.done(5);
+    before.leaves("c");
+    before.machine = before.machine.reborn();
+    let order = before.step("b", QUIET).unwrap().order.unwrap();
+    assert!(order.id > first.id && order.ranges.len() == 2, "with new settings: {order:?}");
+}
