@@ -140,7 +140,7 @@ pub enum WishError {
     #[error("no destination has one endpoint at site {0} and one elsewhere; endpoints name their `site` in the configuration")]
     EmptySite(String),
     /// Nothing to move to.
-    #[error("destination {destination} has no endpoint at {to}; name another site, or give it one in the configuration")]
+    #[error("destination {destination} has no other endpoint at {to}; name another site, or give it one in the configuration")]
     NowhereElse {
         /// Which.
         destination: String,

@@ -244,7 +244,7 @@ fn plan(running: &Running, to: &str, site: Option<&str>, wish: &ShiftWish) -> Re
 /// A shift to the first endpoint elsewhere that takes it.
 fn away(config: &Config, running: &Running, site: &str, to: Option<&str>, wish: &ShiftWish) -> Result<Planned, WishError> {
     let endpoints = config.destinations.iter().find(|d| d.name == running.name).map(|d| d.endpoints.clone()).unwrap_or_default();
-    let elsewhere = |e: &Option<Arc<str>>| to.map_or(e.as_deref() != Some(site), |to| e.as_deref() == Some(to));
+    let elsewhere = |e: &Option<Arc<str>>| e.as_deref() != Some(site) && to.is_none_or(|to| e.as_deref() == Some(to));
     let mut why = None;
     for endpoint in endpoints.iter().filter(|e| elsewhere(&e.site)) {
         match plan(running, &endpoint.name, Some(site), wish) {

@@ -275,6 +275,8 @@ fn a_site_is_shifted_all_or_nothing() {
     assert!(code == 0 && text.contains("ris: would be shifted from north to south") && text.contains("lab: would"), "{code} {text}");
     servers[3].shut();
     until("the lab's south is down", 30, || gateway.destination("lab").is_some_and(|d| d["endpoints"][1]["health"] == "down"));
+    let (code, text) = run(&gateway, "site shift north --to north --reason power");
+    assert!(code == 1 && text.contains("no other endpoint at north"), "that is no move away from it: {code}: {text}");
     let (code, text) = run(&gateway, "site shift north --reason power");
     assert!(code == 1 && text.contains("destination lab"), "{code} {text}");
     assert!(gateway.destination("ris").is_some_and(|d| d["shift"].is_null()), "all or nothing");
